@@ -1,0 +1,166 @@
+"""The vocabulary: the records that travel through the house and the protocols that act on them.
+
+Axes      B batch, T frames, C H W, L text tokens, O objects, D width, K scales.
+Primes    T' H' W' (written t h w in shapes) are the axes of the tokenizer's latent.
+tau       path time in [0, 1], noise at 0 and data at 1. Not a block index.
+scale k   rung of the pyramid, coarse to fine. Not a denoising step.
+velocity  d x / d tau along a path. Not motion.
+motion    displacement in the picture, as a fraction of the frame width per second.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoBatch:
+    """Clips as a model meets them, each with its place in the order of the epoch."""
+
+    pixels: Float[Tensor, "B 3 T H W"]
+    """Range [-1, 1]."""
+    fps: Float[Tensor, "B"]
+    captions: tuple[str, ...]
+    positions: Int[Tensor, "B"]
+    """Place of each clip in the plan. All randomness of a clip derives from it, never from a rank."""
+    keys: tuple[str, ...]
+    motion: Float[Tensor, "B 2 T Hm Wm"]
+    """Forward optical flow (x, y) in frame widths per second, on a coarse grid; 0 where unknown."""
+    motion_confidence: Float[Tensor, "B 1 T Hm Wm"]
+    """Trust in `motion`, 0 to 1; 0 at the last frame, which has no successor."""
+
+    def to(self, device: torch.device) -> "VideoBatch":
+        moved = {
+            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for name, value in vars(self).items()
+        }
+        return VideoBatch(**moved)
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """All that a generator may know about the clip it is to make."""
+
+    text: Float[Tensor, "B L D"]
+    text_mask: Bool[Tensor, "B L"]
+    """True at real tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentPyramid:
+    """One latent seen at several scales, coarse to fine: the common type of both proposals."""
+
+    levels: tuple[Float[Tensor, "B C _t _h _w"], ...]
+
+    @property
+    def finest(self) -> Float[Tensor, "B C t h w"]:
+        return self.levels[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathSample:
+    """A point on a probability path, its two ends and the velocity that joins them."""
+
+    start: Float[Tensor, "B C t h w"]
+    end: Float[Tensor, "B C t h w"]
+    x: Float[Tensor, "B C t h w"]
+    velocity: Float[Tensor, "B C t h w"]
+    tau: Float[Tensor, "B"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A guess and its target side by side, on the same axes."""
+
+    guess: Float[Tensor, "B *axes"]
+    target: Float[Tensor, "B *axes"]
+    weight: Float[Tensor, "B *#axes"] | None = None
+    """Confidence in the target, 0 to 1; None means 1 everywhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Posterior:
+    """The tokenizer's diagonal Gaussian over latents."""
+
+    mean: Float[Tensor, "B C t h w"]
+    logvar: Float[Tensor, "B C t h w"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Where guesses and targets meet; a loss term reads the fields it needs and no model.
+
+    Pairs with one entry per pyramid level run coarse to fine.
+    """
+
+    pixels: Pair | None = None
+    posterior: Posterior | None = None
+    coarse: tuple[Pair, ...] = ()
+    """Per scale but the last: the codec's z_hat_k against the latent z."""
+    velocity: tuple[Pair, ...] = ()
+    """Per level: velocity of the appearance channels."""
+    motion: tuple[Pair, ...] = ()
+    """Per level: velocity of the motion channels."""
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Turns pixels into a standardised latent and back."""
+
+    strides: tuple[int, int, int]
+    """Frames, rows and columns of pixels per latent cell."""
+    channels: int
+
+    def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]: ...
+
+    def decode(self, z: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]: ...
+
+
+@runtime_checkable
+class Term(Protocol):
+    """One unweighted, unreduced loss: a value per clip."""
+
+    def __call__(self, prediction: Prediction, batch: VideoBatch) -> Float[Tensor, "B"]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A measured value with its 95 % interval and the number of things it was measured on."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """A measurement as a small value: merge(a, b).compute() equals computing on the union."""
+
+    def update(self, **observed: object) -> "Metric": ...
+
+    def merge(self, other: "Metric") -> "Metric": ...
+
+    def compute(self) -> Mapping[str, Estimate]: ...
+
+
+__all__ = [
+    "Condition",
+    "Estimate",
+    "LatentPyramid",
+    "Metric",
+    "Pair",
+    "PathSample",
+    "Posterior",
+    "Prediction",
+    "Term",
+    "Tokenizer",
+    "VideoBatch",
+]
