@@ -1,0 +1,52 @@
+"""Factorised space-time convolutions: (1,3,3) in space, then (3,1,1) in time."""
+
+from typing import TypeVar
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hstvg.nn.norm import ChannelNorm
+
+Layer = TypeVar("Layer", nn.Conv3d, nn.Linear)
+
+
+class FactorisedConv(nn.Module):
+    """A 3x3 convolution inside each frame followed by one of 3 over frames.
+
+    Args:
+        causal: pad time on the left only, so that frame i sees frames <= i.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, *, causal: bool) -> None:
+        super().__init__()
+        self.space = nn.Conv3d(channels_in, channels_out, (1, 3, 3), padding=(0, 1, 1))
+        self.time = nn.Conv3d(channels_out, channels_out, (3, 1, 1))
+        self.time_padding = (2, 0) if causal else (1, 1)
+
+    def forward(self, x: Float[Tensor, "B Ci t h w"]) -> Float[Tensor, "B Co t h w"]:
+        return self.time(F.pad(self.space(x), (0, 0, 0, 0, *self.time_padding)))
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))), the last convolution starting at zero."""
+
+    def __init__(self, channels: int, *, causal: bool) -> None:
+        super().__init__()
+        self.norm1 = ChannelNorm(channels)
+        self.conv1 = FactorisedConv(channels, channels, causal=causal)
+        self.norm2 = ChannelNorm(channels)
+        self.conv2 = FactorisedConv(channels, channels, causal=causal)
+        zero_init(self.conv2.time)
+
+    def forward(self, x: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B C t h w"]:
+        residual = self.conv1(F.silu(self.norm1(x)))
+        return x + self.conv2(F.silu(self.norm2(residual)))
+
+
+def zero_init(layer: Layer) -> Layer:
+    """Set a layer's weights to zero: its branch starts as the identity or as silence."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
