@@ -1,0 +1,1 @@
+"""Probability paths from noise to data, and the random draws that travel them."""
