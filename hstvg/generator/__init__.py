@@ -1,0 +1,1 @@
+"""The generators: what turns a condition into a latent."""

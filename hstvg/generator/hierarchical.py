@@ -1,0 +1,181 @@
+"""HierarchicalGenerator: text encoder, path and U-Net put together.
+
+p(z | c) by pyramidal flow matching over appearance and motion channels, denoised jointly so that one
+trunk learns both (proposal, motion modelling; reading of arXiv 2502.02492).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from hstvg.generator.hst_unet import HSTUNet
+from hstvg.paths.draws import Draws
+from hstvg.paths.pyramid_flow import PyramidFlow
+from hstvg.scales import Scale, ScaleSchedule
+from hstvg.scene.text import TextEncoder
+from hstvg.types import Condition, LatentPyramid, Pair, PathSample, Prediction
+
+MOTION_CHANNELS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorExample:
+    """A batch as the generator trains on it: points on the path of every level, and the text."""
+
+    paths: tuple[PathSample, ...]
+    """Per level, coarse to fine; `draws[level]` consecutive rows belong to one clip."""
+    confidence: tuple[Float[Tensor, "B 1 _t _h _w"], ...]
+    """Per level: trust in the motion channels."""
+    ids: Int[Tensor, "B L"]
+    mask: Bool[Tensor, "B L"]
+
+
+class HierarchicalGenerator(nn.Module):
+    """The generator of stage 2.
+
+    Args:
+        latent_channels: C of the tokenizer.
+        latent_size: (t, h, w) of one block's latent.
+        draws: points per clip and step on each level's path, coarse to fine; coarse levels are cheap
+            and decide the motion, so they may get more.
+        text_dropout: share of clips trained without their caption, for classifier-free guidance.
+    """
+
+    def __init__(
+        self,
+        *,
+        latent_channels: int,
+        latent_size: Sequence[int],
+        path: PyramidFlow,
+        text: TextEncoder,
+        draws: Sequence[int] = (2, 1),
+        text_dropout: float = 0.1,
+        widths: Sequence[int] = (64, 128),
+        kinds: Sequence[str] = ("local", "global"),
+        depth: int = 1,
+        window: int = 4,
+        head_dim: int = 32,
+    ) -> None:
+        super().__init__()
+        if len(draws) != path.num_levels:
+            raise ValueError(f"draws {list(draws)} must name one count per level of the path")
+        self.latent_channels = latent_channels
+        self.scales = ScaleSchedule.cubic(latent_size)
+        self.path = path
+        self.text = text
+        self.draws = tuple(draws)
+        self.text_dropout = text_dropout
+        self.unet = HSTUNet(
+            channels=latent_channels + MOTION_CHANNELS,
+            latent_size=latent_size,
+            num_levels=path.num_levels,
+            text_width=text.width,
+            widths=widths,
+            kinds=kinds,
+            depth=depth,
+            window=window,
+            head_dim=head_dim,
+        )
+
+    @property
+    def levels(self) -> ScaleSchedule:
+        return self.scales.finest(self.path.num_levels)
+
+    @torch.no_grad()
+    def example(
+        self,
+        z: Float[Tensor, "B C t h w"],
+        motion: Float[Tensor, "B 2 t h w"],
+        confidence: Float[Tensor, "B 1 t h w"],
+        captions: Sequence[str],
+        draws: Draws,
+    ) -> GeneratorExample:
+        """Draw times, noises and dropped captions, and place the clips on their paths."""
+        pyramid = self.path.pyramid(torch.cat([z, motion], dim=1), self.scales)
+        trust = self.path.pyramid(confidence, self.scales)
+        dropped = draws.coins("text_dropout", self.text_dropout)
+        ids, mask = self.text.tokenize(
+            ["" if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
+        )
+        return GeneratorExample(
+            paths=tuple(self._paths(pyramid, level, draws) for level in range(self.path.num_levels)),
+            confidence=trust.levels,
+            ids=ids.to(z.device),
+            mask=mask.to(z.device),
+        )
+
+    def _paths(self, pyramid: LatentPyramid, level: int, draws: Draws) -> PathSample:
+        count = self.draws[level]
+        shape = pyramid.levels[level].shape[1:]
+        noise = draws.normal(f"noise/{level}", count, *shape).flatten(0, 1)
+        # Stratified over the draws of a clip: one uniform offset, evenly spread.
+        offset = draws.uniform(f"tau/{level}", 1)
+        uniform = (offset + torch.arange(count, device=offset.device) / count) % 1
+        repeated = LatentPyramid(
+            levels=tuple(values.repeat_interleave(count, dim=0) for values in pyramid.levels)
+        )
+        return self.path.at(repeated, level, noise, self.path.draw_tau(uniform.flatten(), level))
+
+    def forward(self, example: GeneratorExample) -> Prediction:
+        """Guessed beside true velocities, per level."""
+        condition = self.condition(example.ids, example.mask)
+        velocity, motion = [], []
+        for level, path in enumerate(example.paths):
+            count = self.draws[level]
+            guess = self.unet(path.x, path.tau, level, repeat(condition, count))
+            guess, target = (v.unflatten(0, (-1, count)) for v in (guess, path.velocity))
+            C = self.latent_channels
+            velocity.append(Pair(guess=guess[:, :, :C], target=target[:, :, :C]))
+            trust = example.confidence[level][:, None]
+            motion.append(Pair(guess=guess[:, :, C:], target=target[:, :, C:], weight=trust))
+        return Prediction(velocity=tuple(velocity), motion=tuple(motion))
+
+    def condition(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Condition:
+        return Condition(text=self.text(ids, mask), text_mask=mask)
+
+    @torch.no_grad()
+    def sample(
+        self, captions: Sequence[str], draws: Draws, *, steps: int, guidance: float
+    ) -> LatentPyramid:
+        """Latents (appearance and motion channels) for captions, by guided Euler steps.
+
+        Args:
+            steps: per level.
+            guidance: weight of classifier-free guidance (arXiv 2207.12598); 1 is none.
+        """
+        ids, mask = (part.to(draws.device) for part in self.text.tokenize([*captions, ""]))
+        both = self.condition(ids, mask)
+        condition = Condition(text=both.text[:-1], text_mask=both.text_mask[:-1])
+        nothing = Condition(
+            text=both.text[-1:].expand_as(condition.text),
+            text_mask=both.text_mask[-1:].expand_as(condition.text_mask),
+        )
+        channels = self.latent_channels + MOTION_CHANNELS
+
+        def velocity(x: Tensor, tau: Tensor, level: int) -> Tensor:
+            guided = self.unet(x, tau, level, condition)
+            if guidance == 1:
+                return guided
+            free = self.unet(x, tau, level, nothing)
+            return free + guidance * (guided - free)
+
+        noises = [
+            draws.normal(f"sample/{level}", channels, *scale)
+            for level, scale in enumerate(self.levels)
+        ]
+        return self.path.sample(velocity, self.scales, noises, steps=steps)
+
+    @property
+    def latent_size(self) -> Scale:
+        return self.scales.last
+
+
+def repeat(condition: Condition, count: int) -> Condition:
+    """Every clip's condition `count` times in a row."""
+    return Condition(
+        text=condition.text.repeat_interleave(count, dim=0),
+        text_mask=condition.text_mask.repeat_interleave(count, dim=0),
+    )

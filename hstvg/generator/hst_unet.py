@@ -1,0 +1,176 @@
+"""HSTUNet: the hierarchical space-time U-Net that guesses velocities.
+
+Proposal Hierarchical Video Generation, hierarchical space-time diffusion. Three kinds of level, each
+half as fine in space and time as the one before (arXiv 2401.12945): local levels convolve, regional
+ones also attend within windows, the global one attends over the whole clip; regional and global
+cells read the text. One network serves every level of the pyramid and is told which it is on.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hstvg.nn.attention import SpaceTimeAttention, TextAttention
+from hstvg.nn.conv import FactorisedConv, zero_init
+from hstvg.nn.embed import embed_time
+from hstvg.nn.norm import ChannelNorm
+from hstvg.nn.resample import Down, Factor, Up
+from hstvg.types import Condition
+
+Kind = Literal["local", "regional", "global"]
+HALVE = Factor(2, 2, 2)
+
+
+class HSTUNet(nn.Module):
+    """Velocity of x at path time tau, given a condition.
+
+    Args:
+        channels: of x; appearance and motion together.
+        latent_size: (t, h, w) of the final grid.
+        num_levels: pyramid levels it serves.
+        text_width: width of the condition's text tokens.
+        widths: channels per U-Net level, finest first.
+        kinds: "local", "regional" or "global" per U-Net level.
+        depth: blocks per U-Net level, on the way down and again on the way up.
+        window: cells per axis of a regional window.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        latent_size: Sequence[int],
+        num_levels: int,
+        text_width: int,
+        widths: Sequence[int] = (64, 128),
+        kinds: Sequence[Kind] = ("local", "global"),
+        depth: int = 1,
+        window: int = 4,
+        head_dim: int = 32,
+    ) -> None:
+        super().__init__()
+        width = widths[-1]
+        self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.level = nn.Embedding(num_levels, width)
+        self.text = nn.Linear(text_width, width)
+        self.enter = FactorisedConv(channels, widths[0], causal=False)
+
+        def level(i: int) -> Level:
+            return Level(
+                widths[i],
+                width,
+                text_width,
+                kind=kinds[i],
+                depth=depth,
+                window=window,
+                head_dim=head_dim,
+                reference=latent_size,
+            )
+
+        pairs = list(zip(widths, widths[1:], strict=False))
+        self.down = nn.ModuleList(level(i) for i in range(len(widths) - 1))
+        self.shrink = nn.ModuleList(Down(fine, coarse, HALVE) for fine, coarse in pairs)
+        self.middle = level(len(widths) - 1)
+        self.grow = nn.ModuleList(Up(coarse, fine, HALVE) for fine, coarse in pairs)
+        self.join = nn.ModuleList(nn.Conv3d(2 * fine, fine, 1) for fine, _ in pairs)
+        self.up = nn.ModuleList(level(i) for i in range(len(widths) - 1))
+        self.norm = ChannelNorm(widths[0])
+        self.leave = zero_init(nn.Conv3d(widths[0], channels, (1, 3, 3), padding=(0, 1, 1)))
+
+    def forward(
+        self,
+        x: Float[Tensor, "B C t h w"],
+        tau: Float[Tensor, "B"],
+        level: int,
+        condition: Condition,
+    ) -> Float[Tensor, "B C t h w"]:
+        signal = self._signal(tau, level, condition)
+        x = self.enter(x.to(self.enter.space.weight.dtype))
+        skips = []
+        for block, shrink in zip(self.down, self.shrink, strict=True):
+            x = block(x, signal, condition)
+            skips.append(x)
+            x = shrink(x)
+        x = self.middle(x, signal, condition)
+        for i in reversed(range(len(skips))):
+            x = self.join[i](torch.cat([self.grow[i](x), skips[i]], dim=1))
+            x = self.up[i](x, signal, condition)
+        return self.leave(F.silu(self.norm(x)))
+
+    def _signal(
+        self, tau: Float[Tensor, "B"], level: int, condition: Condition
+    ) -> Float[Tensor, "B D"]:
+        """What every block is told: the time, the pyramid level and the gist of the text."""
+        time = self.time(embed_time(tau, self.level.embedding_dim).to(condition.text.dtype))
+        index = torch.full((len(tau),), level, device=tau.device)
+        mask = condition.text_mask[..., None].to(condition.text.dtype)
+        gist = self.text((condition.text * mask).sum(1) / mask.sum(1))
+        return F.silu(time + self.level(index) + gist)
+
+
+class Level(nn.Module):
+    """The blocks of one U-Net level at one resolution."""
+
+    def __init__(
+        self,
+        width: int,
+        signal_width: int,
+        text_width: int,
+        *,
+        kind: Kind,
+        depth: int,
+        window: int,
+        head_dim: int,
+        reference: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(ModulatedBlock(width, signal_width) for _ in range(depth))
+        self.attends = kind != "local"
+        count = depth if self.attends else 0
+        reach = window if kind == "regional" else None
+        self.selves = nn.ModuleList(
+            SpaceTimeAttention(width, head_dim=head_dim, window=reach, reference=reference)
+            for _ in range(count)
+        )
+        self.texts = nn.ModuleList(
+            TextAttention(width, text_width, head_dim=head_dim) for _ in range(count)
+        )
+
+    def forward(
+        self,
+        x: Float[Tensor, "B C t h w"],
+        signal: Float[Tensor, "B D"],
+        condition: Condition,
+    ) -> Float[Tensor, "B C t h w"]:
+        for i, conv in enumerate(self.convs):
+            x = conv(x, signal)
+            if self.attends:
+                x = self.selves[i](x)
+                x = self.texts[i](x, condition.text, condition.text_mask)
+        return x
+
+
+class ModulatedBlock(nn.Module):
+    """A residual block of factorised convolutions whose norm is scaled and shifted by the signal.
+
+    Adaptive normalisation with a zero-initialised gate (arXiv 2212.09748): the identity at the start.
+    """
+
+    def __init__(self, width: int, signal_width: int) -> None:
+        super().__init__()
+        self.norm1 = ChannelNorm(width)
+        self.conv1 = FactorisedConv(width, width, causal=False)
+        self.norm2 = ChannelNorm(width)
+        self.conv2 = FactorisedConv(width, width, causal=False)
+        self.modulate = zero_init(nn.Linear(signal_width, 3 * width))
+
+    def forward(
+        self, x: Float[Tensor, "B C t h w"], signal: Float[Tensor, "B D"]
+    ) -> Float[Tensor, "B C t h w"]:
+        scale, shift, gate = self.modulate(signal)[..., None, None, None].chunk(3, dim=1)
+        residual = self.conv1(F.silu(self.norm1(x) * (1 + scale) + shift))
+        return x + gate * self.conv2(F.silu(self.norm2(residual)))
