@@ -1,0 +1,19 @@
+"""DiffusionTerm: the guessed velocity of the appearance channels is the path's velocity.
+
+L_diffusion of the proposal in its flow-matching form (arXiv 2210.02747), one mean per pyramid level.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hstvg.objective.objective import squared_error
+from hstvg.types import Prediction, VideoBatch
+
+
+class DiffusionTerm:
+    """Mean squared velocity error over appearance channels, averaged over the levels."""
+
+    def __call__(self, prediction: Prediction, batch: VideoBatch) -> Float[Tensor, "B"]:
+        assert prediction.velocity, "DiffusionTerm needs Prediction.velocity"
+        return torch.stack([squared_error(pair) for pair in prediction.velocity]).mean(0)

@@ -1,0 +1,21 @@
+"""FlowTerm: the guessed velocity of the motion channels is the path's velocity.
+
+L_flow (lambda 1) of the proposal, read as flow matching of the motion field, denoised jointly with
+appearance (arXiv 2502.02492). The target is measured or exact motion, so no frozen or blurred video
+can lower it. Not a photometric warp error, which a blurred video minimises.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hstvg.objective.objective import squared_error
+from hstvg.types import Prediction, VideoBatch
+
+
+class FlowTerm:
+    """Mean squared velocity error over motion channels, weighted by trust, averaged over the levels."""
+
+    def __call__(self, prediction: Prediction, batch: VideoBatch) -> Float[Tensor, "B"]:
+        assert prediction.motion, "FlowTerm needs Prediction.motion"
+        return torch.stack([squared_error(pair) for pair in prediction.motion]).mean(0)
