@@ -1,0 +1,226 @@
+"""The training loop: batch, example, prediction, loss, step, log, checkpoint.
+
+It knows its rank, its device, whom to report to and where to resume from, and nothing else of the
+machine: the same function runs under Ray Train and in a plain process.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hstvg.objective.objective import Objective
+from hstvg.paths.draws import Draws
+from hstvg.train.ema import Ema
+from hstvg.train.ports import Engine, Stage, Stream, Tracker, Worker
+from hstvg.train.schedule import learning_rate
+from hstvg.types import Prediction, VideoBatch
+
+HELD_OUT_SEED = 20_011
+"""Noise and times of the held-out clips never change: a run is compared with itself and others."""
+
+Export = Callable[[dict[str, Tensor], int], None]
+"""(averaged weights, step) -> a loadable model, written by rank 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Numbers of a run, as the config states them."""
+
+    steps: int
+    seed: int
+    global_batch: int
+    accumulation: int
+    checkpoint_every: int
+    validate_every: int
+    log_every: int
+    lr: float
+    warmup_steps: int
+    final_lr_ratio: float
+    flops_per_step: float | None = None
+    """Of one worker; None where unknown."""
+    peak_flops: float | None = None
+    """Of one worker's device per second; None where unknown, and then no MFU is reported."""
+
+
+def train(
+    facts: Facts,
+    *,
+    stage: Stage,
+    objective: Objective,
+    engine: Engine,
+    ema: Ema,
+    worker: Worker,
+    tracker: Tracker,
+    stream: Stream,
+    export: Export,
+) -> dict[str, float]:
+    """Train to facts.steps from the newest checkpoint; returns the last held-out values."""
+    step = resume(engine, ema, worker)
+    tracker.begin(step)
+    clock = Clock(facts, first_step=step)
+    held_out = {}
+    if step == facts.steps:
+        held_out = validate(stage, objective, engine, worker, stream)
+    batches = stream.train(first_step=step)
+    while step < facts.steps:
+        step += 1
+        lr = _learning_rate(facts, step)
+        values, waited_s = accumulate(facts, stage, objective, engine, worker, batches)
+        grad_norm = engine.step(lr)
+        ema.update(engine.weights())
+
+        scalars = {"samples": step * facts.global_batch, **values, "lr": lr, "grad_norm": grad_norm}
+        scalars |= clock.tick(waited_s)
+        last = step == facts.steps
+        if last or step % facts.validate_every == 0:
+            held_out = validate(stage, objective, engine, worker, stream)
+            scalars |= held_out
+            clock.pause()
+        tracker.scalars(step, scalars)
+        if worker.rank == 0 and (last or step % facts.log_every == 0):
+            print(progress_line(step, facts, scalars, clock), flush=True)
+        if last or step % facts.checkpoint_every == 0:
+            save(step, engine, ema, worker, export)
+            clock.pause()
+    worker.report(held_out)
+    return held_out
+
+
+def accumulate(
+    facts: Facts,
+    stage: Stage,
+    objective: Objective,
+    engine: Engine,
+    worker: Worker,
+    batches: Iterator[VideoBatch],
+) -> tuple[dict[str, float], float]:
+    """Gradients of one step; the mean loss of all workers, term by term, and the seconds waited."""
+    sums: dict[str, Tensor] = {}
+    waited_s = 0.0
+    for _ in range(facts.accumulation):
+        before = time.monotonic()
+        batch = next(batches)
+        waited_s += time.monotonic() - before
+        draws = Draws(facts.seed, batch.positions.tolist(), worker.device)
+        prediction = engine(stage.example(batch, draws))
+        loss, terms = objective(prediction, batch)
+        engine.backward(loss)
+        for name, value in {"loss": loss.detach(), **_named("loss", terms)}.items():
+            sums[name] = sums.get(name, torch.zeros_like(value)) + value / facts.accumulation
+    means = worker.mean(torch.stack(list(sums.values())).float())
+    return dict(zip(sums, means.tolist(), strict=True)), waited_s
+
+
+@torch.no_grad()
+def validate(
+    stage: Stage, objective: Objective, engine: Engine, worker: Worker, stream: Stream
+) -> dict[str, float]:
+    """Unweighted terms on held-out clips, and PSNR where pixels are predicted; mean of all workers."""
+    sums: dict[str, Tensor] = {}
+    count = 0
+    for batch in stream.held_out():
+        draws = Draws(HELD_OUT_SEED, batch.positions.tolist(), worker.device)
+        prediction = engine(stage.example(batch, draws))
+        _, terms = objective(prediction, batch)
+        if prediction.pixels is not None:
+            terms["psnr"] = psnr(prediction).mean()
+        for name, value in _named("val", terms).items():
+            sums[name] = sums.get(name, torch.zeros_like(value)) + value
+        count += 1
+    means = worker.mean(torch.stack(list(sums.values())).float() / count)
+    return dict(zip(sums, means.tolist(), strict=True))
+
+
+def psnr(prediction: Prediction) -> Tensor:
+    """Decibels per clip, of pixels in [-1, 1]."""
+    assert prediction.pixels is not None
+    error = prediction.pixels.guess.float().clamp(-1, 1) - prediction.pixels.target.float()
+    return -10 * torch.log10((error / 2).square().flatten(1).mean(1).clamp_min(1e-10))
+
+
+def save(step: int, engine: Engine, ema: Ema, worker: Worker, export: Export) -> None:
+    """Write a checkpoint with all ranks, then the averaged weights as a loadable model."""
+    with worker.checkpoint(step, {"ema_updates": ema.updates}) as folder:
+        engine.save(folder)
+        ema.save(folder / _ema_file(worker))
+    whole = engine.gather(ema.average)
+    if worker.rank == 0:
+        export(whole, step)
+
+
+def resume(engine: Engine, ema: Ema, worker: Worker) -> int:
+    """Load the newest checkpoint, if there is one; returns the steps already done."""
+    found = worker.resume_dir()
+    if found is None:
+        return 0
+    folder, manifest = found
+    engine.load(folder)
+    ema.load(folder / _ema_file(worker), updates=manifest["ema_updates"])
+    return int(manifest["step"])
+
+
+class Clock:
+    """Where the time of a step goes."""
+
+    def __init__(self, facts: Facts, first_step: int) -> None:
+        self.facts = facts
+        self.first_step = first_step
+        self.done = 0
+        self.spent_s = 0.0
+        self.last = time.monotonic()
+
+    def tick(self, waited_s: float) -> dict[str, float]:
+        """The performance of the step that just ended."""
+        now = time.monotonic()
+        step_s, self.last = now - self.last, now
+        self.done += 1
+        self.spent_s += step_s
+        values = {
+            "perf/step_s": step_s,
+            "perf/clips_per_s": self.facts.global_batch / step_s,
+            "perf/data_wait": waited_s / step_s,
+        }
+        if self.facts.flops_per_step and self.facts.peak_flops:
+            values["perf/mfu"] = self.facts.flops_per_step / step_s / self.facts.peak_flops
+        return values
+
+    def pause(self) -> None:
+        """Leave validation and checkpoints out of the next step's time."""
+        self.last = time.monotonic()
+
+    def left_s(self) -> float:
+        remaining = self.facts.steps - self.first_step - self.done
+        return self.spent_s / max(self.done, 1) * remaining
+
+
+def progress_line(step: int, facts: Facts, scalars: dict[str, float], clock: Clock) -> str:
+    terms = "  ".join(
+        f"{name.removeprefix('loss/')} {value:.4f}"
+        for name, value in scalars.items()
+        if name.startswith("loss/")
+    )
+    speed = f"{scalars['perf/clips_per_s']:.0f} clips/s  wait {scalars['perf/data_wait']:.0%}"
+    minutes, seconds = divmod(round(clock.left_s()), 60)
+    return f"step {step}/{facts.steps}  {terms}  {speed}  {minutes}:{seconds:02d} left"
+
+
+def _learning_rate(facts: Facts, step: int) -> float:
+    return learning_rate(
+        step,
+        peak=facts.lr,
+        warmup_steps=facts.warmup_steps,
+        total_steps=facts.steps,
+        final_ratio=facts.final_lr_ratio,
+    )
+
+
+def _named(group: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{group}/{name}": value for name, value in values.items()}
+
+
+def _ema_file(worker: Worker) -> Path:
+    return Path(f"ema_rank{worker.rank}.safetensors")

@@ -1,0 +1,102 @@
+"""The ports of the training loop: all it may know of the machine it runs on."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from hstvg.paths.draws import Draws
+from hstvg.types import Prediction, VideoBatch
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """What is trained: prepares a batch without gradient, then predicts with it."""
+
+    def example(self, batch: VideoBatch, draws: Draws) -> Any: ...
+
+    def __call__(self, example: Any) -> Prediction: ...
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """A stage spread over the workers, with its optimiser."""
+
+    def __call__(self, example: Any) -> Prediction: ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate gradients of one micro-batch; called `accumulation` times per step."""
+        ...
+
+    def step(self, lr: float) -> float:
+        """Clip, update, clear; returns the norm of the gradient before clipping."""
+        ...
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights this rank holds, by name: whole under ZeRO 0 to 2, its part under ZeRO 3."""
+        ...
+
+    def gather(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors, on the CPU, from what each rank holds; called by all ranks."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's part of weights and optimiser; called by all ranks."""
+        ...
+
+    def load(self, folder: Path) -> None: ...
+
+
+@runtime_checkable
+class Worker(Protocol):
+    """One process among the workers of a run."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over all workers of a small tensor; called by all ranks."""
+        ...
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Tell whoever started the run; slow, so never once a step."""
+        ...
+
+    def resume_dir(self) -> tuple[Path, Mapping[str, Any]] | None:
+        """The newest complete checkpoint and its manifest, the same for all ranks; None if new."""
+        ...
+
+    def checkpoint(self, step: int, facts: Mapping[str, Any]) -> AbstractContextManager[Path]:
+        """A folder for all ranks to write into, made a checkpoint at once when all have left it."""
+        ...
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Where a run's numbers go."""
+
+    def begin(self, step: int) -> None:
+        """Forget what was logged after `step`, from which the run goes on."""
+        ...
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def video(self, step: int, name: str, file: Path) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Stream(Protocol):
+    """The clips of this worker in the order of the plan."""
+
+    def train(self, first_step: int) -> Iterator[VideoBatch]:
+        """Micro-batches from a step on, endless."""
+        ...
+
+    def held_out(self) -> Iterator[VideoBatch]:
+        """The same few held-out clips each time, equally many batches on every worker."""
+        ...
