@@ -1,0 +1,1 @@
+"""From a trained model to files: the loadable bundle, the sampling workflow, the written video."""

@@ -1,0 +1,125 @@
+"""From a resolved config to the objects of a run, and the checks that a wrong config fails."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hstvg.generate.bundle import VideoModel, load_model
+from hstvg.objective.objective import Objective
+from hstvg.runtime.config import DataFacts, RunFacts, build
+from hstvg.runtime.errors import ConfigError
+from hstvg.train.ports import Stage
+
+
+def build_stage(config: Mapping[str, Any], tokenizer: Any) -> Stage:
+    """The stage to train, with initial weights that depend on run.seed alone.
+
+    Args:
+        tokenizer: the trained tokenizer of stage 2; for stage 1 the one to train.
+    """
+    torch.manual_seed(config["run"]["seed"])
+    parts = {"tokenizer": tokenizer or build(config["tokenizer"])}
+    if config["generator"] is not None:
+        parts["generator"] = build(
+            config["generator"],
+            latent_channels=parts["tokenizer"].channels,
+            latent_size=tuple(parts["tokenizer"].latent_size),
+        )
+    return build(config["stage"]["module"], **parts)
+
+
+def build_objective(config: Mapping[str, Any]) -> Objective:
+    return build(config["objective"])
+
+
+def frozen_tokenizer(config: Mapping[str, Any]) -> Any:
+    """The tokenizer a generator run trains on; None for a tokenizer run."""
+    if config["tokenizer_run"] is None:
+        return None
+    return load_model(Path(config["tokenizer_run"]) / "export").tokenizer
+
+
+def settle(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with absolute paths, a run folder and a checked tokenizer, ready to be recorded.
+
+    Raises:
+        ConfigError: batches do not divide, or the tokenizer run is missing or does not fit.
+    """
+    config = json.loads(json.dumps(config))
+    run = config["run"]
+    run["root"] = str(Path(run["root"]).absolute())
+    config["data"]["path"] = str(Path(config["data"]["path"]).absolute())
+    config["run_dir"] = str(Path(run["root"]) / run["name"])
+    check_batches(run, config["worker"].get("num_workers", 1))
+    if config["stage"]["name"] == "tokenizer":
+        config["tokenizer_run"] = None
+        config["generator"] = None
+        return config
+    if config["tokenizer_run"] is None:
+        raise ConfigError(
+            "stage=generator needs tokenizer_run=FOLDER of a finished run of stage=tokenizer"
+        )
+    config["tokenizer_run"] = str(Path(config["tokenizer_run"]).absolute())
+    config["tokenizer"] = _tokenizer_node(config)
+    return config
+
+
+def check_batches(run: Mapping[str, Any], num_workers: int) -> None:
+    """A global batch is whole micro-batches on every worker.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    whole = num_workers * run["micro_batch"]
+    if run["global_batch"] % whole:
+        raise ConfigError(
+            f"run.global_batch={run['global_batch']} is not a multiple of {num_workers} workers x "
+            f"run.micro_batch={run['micro_batch']}; set one of them so that it divides"
+        )
+
+
+def run_facts(config: Mapping[str, Any]) -> tuple[RunFacts, DataFacts]:
+    return RunFacts(**config["run"]), DataFacts(**config["data"])
+
+
+def open_run(folder: str | Path) -> VideoModel:
+    """The exported model of a run.
+
+    Raises:
+        ConfigError: there is no such run, or it has not exported yet.
+    """
+    export = Path(folder) / "export"
+    if not (export / "config.json").is_file():
+        raise ConfigError(
+            f"{folder} holds no exported model; train it with "
+            f"python -m pipelines.train run.name={Path(folder).name} ..."
+        )
+    return load_model(export)
+
+
+def _tokenizer_node(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of the trained tokenizer, which replaces the one that was composed."""
+    folder, data = config["tokenizer_run"], config["data"]
+    export = Path(folder) / "export" / "config.json"
+    if not export.is_file():
+        raise ConfigError(
+            f"tokenizer_run={folder} holds no finished tokenizer; train one with "
+            f"python -m pipelines.train stage=tokenizer run.name={Path(folder).name} ..."
+        )
+    known = json.loads(export.read_text())
+    if known["generator"] is not None:
+        raise ConfigError(f"tokenizer_run={folder} is a generator's run; name its tokenizer's run")
+    wanted = {name: data[name] for name in ("num_frames", "fps", "height", "width")}
+    differing = [
+        f"data.{name}={value} but the tokenizer knows {known['window'][name]}"
+        for name, value in wanted.items()
+        if value != known["window"][name]
+    ]
+    if differing:
+        raise ConfigError(
+            f"the latent of tokenizer_run={folder} does not fit: {'; '.join(differing)}"
+        )
+    return known["tokenizer"]

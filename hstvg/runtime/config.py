@@ -1,0 +1,273 @@
+"""Composition of configs: the only place that calls Hydra's compose and instantiate.
+
+Two kinds of node. Facts of a run are the strict dataclasses below. Things with behaviour are
+`_target_` plus constructor arguments: the constructor is their schema.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hstvg.runtime.errors import ConfigError
+
+CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+
+
+@dataclass
+class RunFacts:
+    """Which run, how long, and how often it speaks. `name` is its identity: same name, same run."""
+
+    name: str = MISSING
+    root: str = "runs"
+    steps: int = MISSING
+    seed: int = 0
+    global_batch: int = MISSING
+    """Clips per optimiser step over all workers."""
+    micro_batch: int = MISSING
+    """Clips per forward pass of one worker."""
+    checkpoint_every: int = 500
+    """Steps."""
+    keep_checkpoints: int = 2
+    validate_every: int = 500
+    """Steps."""
+    validate_clips: int = 64
+    log_every: int = 25
+    """Steps per progress line; metrics.jsonl has every step."""
+
+
+@dataclass
+class DataFacts:
+    """Which data set, and the window of video that one clip shows."""
+
+    path: str = MISSING
+    num_frames: int = MISSING
+    fps: float = MISSING
+    height: int = MISSING
+    width: int = MISSING
+    block_clips: int = 128
+    """Clips read and decoded by one data task; rounded to whole micro-batches."""
+    prefetch: int = 4
+    """Micro-batches held ready per worker."""
+
+
+@dataclass
+class OptimizerFacts:
+    """AdamW with linear warm-up and a cosine to `final_lr_ratio`."""
+
+    lr: float = MISSING
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    final_lr_ratio: float = 0.02
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+
+
+@dataclass
+class TrainSchema:
+    run: RunFacts = field(default_factory=RunFacts)
+    data: DataFacts = field(default_factory=DataFacts)
+    optimizer: OptimizerFacts = field(default_factory=OptimizerFacts)
+    stage: Any = MISSING
+    model: Any = MISSING
+    tokenizer: Any = MISSING
+    generator: Any = MISSING
+    objective: Any = MISSING
+    worker: Any = MISSING
+    engine: Any = MISSING
+    tracker: Any = MISSING
+    tokenizer_run: str | None = None
+    """Run folder of the tokenizer that a generator is trained on."""
+    dry_run: bool = False
+
+
+@dataclass
+class SweepFacts:
+    """How many trials, over which keys, judged by which held-out metric."""
+
+    num_trials: int = 8
+    max_concurrent: int = 1
+    space: dict[str, list[float]] = field(default_factory=dict)
+    """Override key -> [low, high], sampled log-uniformly."""
+    metric: str = MISSING
+    mode: str = "min"
+    seed: int = 0
+
+
+@dataclass
+class SweepSchema(TrainSchema):
+    sweep: SweepFacts = field(default_factory=SweepFacts)
+
+
+@dataclass
+class PrepareSchema:
+    source: Any = MISSING
+    out: str = MISSING
+    clips_per_shard: int = 256
+    num_cpus: int | None = None
+    """CPUs given to a local Ray; null takes what the machine has."""
+    dry_run: bool = False
+
+
+@dataclass
+class GenerateSchema:
+    run: str = MISSING
+    prompt: str | None = None
+    prompts: str | None = None
+    """File with one prompt a line."""
+    out: str = MISSING
+    duration_s: float | None = None
+    """null writes one block, the length the generator was trained on."""
+    kappa: int = 0
+    """Last scale written by the next-scale transformer; 0 leaves all scales to the denoiser."""
+    seed: int = 0
+    steps: int = 12
+    """Euler steps per pyramid level."""
+    guidance: float = 3.0
+    """Classifier-free guidance weight; 1 turns it off."""
+    batch: int = 16
+    upscale: int = 1
+    """Whole-number nearest-neighbour enlargement of the written video."""
+    gif: bool = False
+    device: str = "auto"
+    dry_run: bool = False
+
+
+@dataclass
+class EvaluateSchema:
+    run: str = MISSING
+    data: DataFacts = field(default_factory=DataFacts)
+    out: str | None = None
+    """null writes to RUN/eval."""
+    num_clips: int = 64
+    """Clips, and so prompts, per split."""
+    num_rows: int = 8
+    """Clips kept as real | reconstruction | sample rows."""
+    steps: int = 12
+    guidance: float = 3.0
+    seed: int = 0
+    batch: int = 32
+    device: str = "auto"
+    dry_run: bool = False
+
+
+@dataclass
+class ReportSchema:
+    run: str = MISSING
+    dry_run: bool = False
+
+
+@dataclass
+class DemoSchema:
+    data: str = "data/demo"
+    tokenizer_run: str = "runs/demo-tokenizer"
+    generator_run: str = "runs/demo"
+    prompt: str = "a red circle moves right"
+    dry_run: bool = False
+
+
+def _register_schemas() -> None:
+    store = ConfigStore.instance()
+    for name, schema in {
+        "prepare": PrepareSchema,
+        "train": TrainSchema,
+        "sweep": SweepSchema,
+        "generate": GenerateSchema,
+        "evaluate": EvaluateSchema,
+        "report": ReportSchema,
+        "demo": DemoSchema,
+    }.items():
+        store.store(name=f"{name}_schema", node=schema)
+
+
+def compose(pipeline: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The resolved config of a pipeline as a plain dict.
+
+    Raises:
+        ConfigError: a key is unknown, missing or of the wrong type; one line names it.
+    """
+    _register_schemas()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        try:
+            config = hydra_compose(pipeline, overrides=list(overrides))
+            OmegaConf.resolve(config)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_explain(error, pipeline)) from error
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        needed = " ".join(f"{key}=..." for key in missing)
+        raise ConfigError(f"{pipeline}: missing {', '.join(missing)}; add {needed}")
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def show(pipeline: str) -> str:
+    """The composed defaults of a pipeline as YAML, `???` where a value must be given."""
+    _register_schemas()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return OmegaConf.to_yaml(hydra_compose(pipeline))
+
+
+def build(node: Mapping[str, Any], **arguments: Any) -> Any:
+    """Instantiate a `_target_` node with real objects inside, never DictConfigs.
+
+    Raises:
+        ConfigError: the constructor does not take these arguments.
+    """
+    try:
+        return instantiate(dict(node), _convert_="all", **arguments)
+    except HydraException as error:
+        raise ConfigError(_first_line(error)) from error
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of a config."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def _explain(error: Exception, pipeline: str) -> str:
+    text = _first_line(error)
+    unknown = re.search(r"Key '([\w-]+)' is not in struct|Key '([\w-]+)' not in", str(error))
+    path = re.search(r"full_key: ([\w.-]+)", str(error))
+    if unknown:
+        key = path.group(1) if path else (unknown.group(1) or unknown.group(2))
+        near = difflib.get_close_matches(key, _known_keys(pipeline), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"see python -m pipelines.{pipeline} --help"
+        return f"{pipeline}: unknown key {key}; {hint}"
+    key = f" ({path.group(1)})" if path else ""
+    return f"{pipeline}: {text}{key}; see python -m pipelines.{pipeline} --help"
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) if lines else type(error).__name__
+
+
+def _known_keys(pipeline: str) -> list[str]:
+    def leaves(node: Any, prefix: str) -> list[str]:
+        if not isinstance(node, dict):
+            return [prefix]
+        return [
+            key for name, child in node.items() for key in leaves(child, f"{prefix}.{name}".strip("."))
+        ]
+
+    config = hydra_compose(pipeline)
+    return leaves(OmegaConf.to_container(config, throw_on_missing=False), "")

@@ -1,0 +1,242 @@
+"""A training run from its config: the run folder, the workers, the loop, the export."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from hstvg.generate.bundle import assemble_model, save_model
+from hstvg.runtime import flops
+from hstvg.runtime.assemble import (
+    build_objective,
+    build_stage,
+    frozen_tokenizer,
+    run_facts,
+    settle,
+)
+from hstvg.runtime.config import build, config_hash
+from hstvg.runtime.errors import ConfigError
+from hstvg.runtime.index import read_index
+from hstvg.runtime.lineage import environment, file_hash, write_json
+from hstvg.runtime.stream import WorkerStream, open_feed
+from hstvg.runtime.track_jsonl import JsonlTracker, SilentTracker
+from hstvg.train.ema import Ema
+from hstvg.train.loop import Facts, train
+from hstvg.train.ports import Tracker, Worker
+
+RESUME_MAY_CHANGE = {
+    "run": {"steps", "checkpoint_every", "keep_checkpoints", "validate_every", "log_every", "root"},
+    "data": {"path", "prefetch", "block_clips"},
+}
+"""Facts that the same run may be given anew; with any other change it would be another run."""
+RESUME_MAY_CHANGE_WHOLE = {"worker", "engine", "tracker", "run_dir", "tokenizer_run", "dry_run"}
+
+
+def run_training(config: dict[str, Any], overrides: list[str]) -> dict[str, float]:
+    """Train a run to its last step, or go on with it; returns its last held-out values.
+
+    Raises:
+        ConfigError: the config is wrong, or differs from that of the run it would go on with.
+    """
+    config = settle(config)
+    if config["dry_run"]:
+        print(flops.dry_run(config))
+        return {}
+    read_index(config["data"]["path"])
+    launcher = build(config["worker"])
+    _open_folder(config, overrides)
+    try:
+        held_out = launcher.launch(config, run_worker)
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        raise
+    print(f"run {config['run_dir']} done at step {config['run']['steps']}", flush=True)
+    return held_out
+
+
+def run_worker(config: dict[str, Any], worker: Worker, shard: Any) -> None:
+    """What every worker does: build, spread over the engine, train."""
+    torch.manual_seed(config["run"]["seed"])
+    run, data = run_facts(config)
+    accumulation = run.global_batch // (worker.world_size * run.micro_batch)
+    stage = build_stage(config, frozen_tokenizer(config))
+    assert isinstance(stage, torch.nn.Module)
+    stage.to(worker.device)
+    optimizer = torch.optim.AdamW(
+        [weight for weight in stage.parameters() if weight.requires_grad],
+        lr=config["optimizer"]["lr"],
+        betas=(config["optimizer"]["beta1"], config["optimizer"]["beta2"]),
+        weight_decay=config["optimizer"]["weight_decay"],
+    )
+    engine = build(config["engine"])(
+        stage,
+        optimizer=optimizer,
+        device=worker.device,
+        accumulation=accumulation,
+        micro_batch=run.micro_batch,
+        clip_norm=config["optimizer"]["clip_norm"],
+    )
+    stream = WorkerStream(
+        feed=open_feed(run, data),
+        run=run,
+        data=data,
+        rank=worker.rank,
+        world_size=worker.world_size,
+        device=worker.device,
+        shard=shard,
+    )
+    tracker = _tracker(config, worker)
+    try:
+        train(
+            _facts(config, accumulation, worker.device),
+            stage=stage,
+            objective=build_objective(config),
+            engine=engine,
+            ema=Ema(engine.weights(), config["optimizer"]["ema_decay"]),
+            worker=worker,
+            tracker=tracker,
+            stream=stream,
+            export=lambda weights, step: export(config, stage, weights, step, stream),
+        )
+    finally:
+        tracker.close()
+
+
+def export(
+    config: Mapping[str, Any],
+    stage: Any,
+    weights: Mapping[str, Tensor],
+    step: int,
+    stream: WorkerStream,
+) -> None:
+    """Write the averaged weights as a bundle; a tokenizer is calibrated first."""
+    window = {name: config["data"][name] for name in ("num_frames", "fps", "height", "width")}
+    node = {
+        "stage": config["stage"]["name"],
+        "step": step,
+        "window": window,
+        "tokenizer": config["tokenizer"],
+        "generator": config["generator"],
+    }
+    whole = dict(weights)
+    if config["stage"]["name"] == "tokenizer":
+        model = assemble_model(node).tokenizer
+        model.load_state_dict({k.removeprefix("tokenizer."): v for k, v in whole.items()})
+        model.calibrate([batch.pixels.cpu() for batch in stream.held_out()])
+        whole = {f"tokenizer.{name}": value for name, value in model.state_dict().items()}
+    else:
+        frozen = stage.tokenizer.state_dict()
+        whole |= {f"tokenizer.{name}": value.cpu() for name, value in frozen.items()}
+    save_model(Path(config["run_dir"]) / "export", node, whole, _card(config, step))
+
+
+def _open_folder(config: dict[str, Any], overrides: list[str]) -> None:
+    """Make the run folder, or check that the one that is there is of the same run."""
+    folder = Path(config["run_dir"])
+    recorded = folder / "config.yaml"
+    if recorded.is_file():
+        differing = _differences(yaml.safe_load(recorded.read_text()), config)
+        if differing:
+            raise ConfigError(
+                f"{folder} was trained with other settings ({'; '.join(differing[:4])}); "
+                "give another run.name or the settings it had"
+            )
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    recorded.write_text(yaml.safe_dump(config, sort_keys=False))
+    (folder / "overrides.txt").write_text("".join(f"{line}\n" for line in overrides))
+    write_json(folder / "env.json", environment())
+    write_json(folder / "lineage.json", _lineage(config))
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted({*old, *new}):
+        path = f"{prefix}{key}"
+        if not prefix and key in RESUME_MAY_CHANGE_WHOLE:
+            continue
+        if prefix and key in RESUME_MAY_CHANGE.get(prefix.rstrip("."), ()):
+            continue
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += _differences(before, after, f"{path}.")
+        elif before != after:
+            found.append(f"{path} was {before}, now {after}")
+    return found
+
+
+def _lineage(config: Mapping[str, Any]) -> dict[str, Any]:
+    lineage = {
+        "config": config_hash(config),
+        "data": {"path": config["data"]["path"], "index": read_index(config["data"]["path"]).hash},
+    }
+    if config["tokenizer_run"]:
+        weights = Path(config["tokenizer_run"]) / "export" / "model.safetensors"
+        lineage["tokenizer"] = {"run": config["tokenizer_run"], "weights": file_hash(weights)}
+    return lineage
+
+
+def _tracker(config: Mapping[str, Any], worker: Worker) -> Tracker:
+    if worker.rank != 0:
+        return SilentTracker()
+    folder = Path(config["run_dir"])
+    mirror = None
+    if config["tracker"]["mirror"]:
+        mirror = build(
+            config["tracker"]["mirror"],
+            run_name=config["run"]["name"],
+            run_dir=folder,
+            config=config,
+        )
+    return JsonlTracker(folder, mirror=mirror)
+
+
+def _facts(config: Mapping[str, Any], accumulation: int, device: torch.device) -> Facts:
+    run, optimizer = config["run"], config["optimizer"]
+    peak = flops.peak(device)
+    return Facts(
+        steps=run["steps"],
+        seed=run["seed"],
+        global_batch=run["global_batch"],
+        accumulation=accumulation,
+        checkpoint_every=run["checkpoint_every"],
+        validate_every=run["validate_every"],
+        log_every=run["log_every"],
+        lr=optimizer["lr"],
+        warmup_steps=optimizer["warmup_steps"],
+        final_lr_ratio=optimizer["final_lr_ratio"],
+        flops_per_step=flops.step_flops(config) * accumulation if peak else None,
+        peak_flops=peak,
+    )
+
+
+def _card(config: Mapping[str, Any], step: int) -> str:
+    """The model card: what it is and how to load it."""
+    kind = "video generator" if config["generator"] else "video tokenizer"
+    data = config["data"]
+    return (
+        f"# {config['run']['name']}\n\n"
+        f"A {kind} trained with HSTVG for {step} steps of {config['run']['global_batch']} clips "
+        f"({data['num_frames']} frames of {data['height']}x{data['width']} at {data['fps']:g} fps) "
+        f"from {Path(data['path']).name}. Averaged weights, float32, decay "
+        f"{config['optimizer']['ema_decay']}.\n\n"
+        "```python\nfrom hstvg.generate.bundle import load_model\n"
+        'model = load_model("export")\n```\n\n'
+        "Its licence is that of the footage it was trained on.\n"
+    )
+
+
+def recorded_config(folder: Path) -> dict[str, Any]:
+    """The config a run was trained with.
+
+    Raises:
+        ConfigError: the folder is no run.
+    """
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise ConfigError(f"{folder} is no run folder: it has no config.yaml")
+    return json.loads(json.dumps(yaml.safe_load(file.read_text())))

@@ -1,0 +1,206 @@
+"""The Ray worker: one process of a Ray Train worker group, and the launcher that starts the group."""
+
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hstvg.runtime import checkpoint
+from hstvg.runtime.errors import CommandError, ConfigError
+
+
+class RayWorker:
+    """This process among the workers that Ray Train started.
+
+    Checkpoints are the run folder's own (see checkpoint.py): Ray Train's are neither atomic nor
+    verified, and a torn snapshot of its manager stops the next start.
+    """
+
+    def __init__(self, run_dir: Path, *, keep: int) -> None:
+        import ray.train
+        from ray.train.torch import get_device
+
+        context = ray.train.get_context()
+        self.rank = context.get_world_rank()
+        self.world_size = context.get_world_size()
+        device = get_device()
+        assert isinstance(device, torch.device)
+        self.device = device
+        self.checkpoints = run_dir / "checkpoints"
+        self.keep = keep
+
+    def mean(self, values: Tensor) -> Tensor:
+        if self.world_size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values / self.world_size
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        import ray.train
+
+        ray.train.report(dict(metrics))
+
+    def resume_dir(self) -> tuple[Path, Mapping[str, Any]] | None:
+        # Rank 0 verifies and decides; the others follow, so that all load the same.
+        choice: list[Any] = [checkpoint.newest(self.checkpoints) if self.rank == 0 else None]
+        dist.broadcast_object_list(choice, src=0)
+        found = choice[0]
+        return (found, checkpoint.read_manifest(found)) if found else None
+
+    def checkpoint(self, step: int, facts: Mapping[str, Any]) -> AbstractContextManager[Path]:
+        return checkpoint.writing(self.checkpoints, step, facts, group=self, keep=self.keep)
+
+
+class RayLauncher:
+    """Runs the training on a Ray cluster by a TorchTrainer.
+
+    Args:
+        num_workers: workers, one GPU each where GPUs are used.
+        use_gpu: null uses GPUs if the cluster has enough of them.
+        cpus_per_worker: CPUs reserved per worker; null reserves 1 beside a GPU. On CPU the workers
+            reserve none by themselves, so that data tasks always find a CPU to run on.
+        max_failures: restarts of the worker group, each from the newest checkpoint.
+        collective_timeout_s: a peer that is silent for so long counts as dead.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_workers: int = 1,
+        use_gpu: bool | None = None,
+        cpus_per_worker: float | None = None,
+        max_failures: int = 3,
+        collective_timeout_s: int = 600,
+    ) -> None:
+        if num_workers < 1:
+            raise ValueError(f"worker.num_workers={num_workers}: at least one is needed")
+        self.num_workers = num_workers
+        self.use_gpu = use_gpu
+        self.cpus_per_worker = cpus_per_worker
+        self.max_failures = max_failures
+        self.collective_timeout_s = collective_timeout_s
+
+    def launch(self, config: dict[str, Any], run_worker) -> dict[str, float]:
+        """Run `run_worker(config, worker, shard)` in every worker; returns what rank 0 reported last.
+
+        Raises:
+            ConfigError: the cluster is smaller than what is asked for.
+            CommandError: the workers failed more often than max_failures allows.
+        """
+        import ray
+        import ray.train
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        from hstvg.runtime.cluster import connect
+
+        connect()
+        use_gpu = self._check_cluster(ray.cluster_resources())
+        run_dir = Path(config["run_dir"])
+        trainer = TorchTrainer(
+            _train_function,
+            train_loop_config={"config": config, "run_worker": run_worker},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=self.num_workers,
+                use_gpu=use_gpu,
+                resources_per_worker=self._resources(use_gpu),
+            ),
+            torch_config=TorchConfig(timeout_s=self.collective_timeout_s),
+            run_config=ray.train.RunConfig(
+                name=f"{run_dir.name}-{os.urandom(4).hex()}",
+                storage_path=str(run_dir / "ray"),
+                failure_config=ray.train.FailureConfig(
+                    max_failures=self.max_failures, controller_failure_limit=20
+                ),
+                worker_runtime_env={"env_vars": _worker_environment()},
+            ),
+            datasets={"train": _RestOfRun(config, self.num_workers)},
+            dataset_config=_data_config(),
+        )
+        try:
+            return dict(trainer.fit().metrics or {})
+        except ray.train.TrainingFailedError as error:
+            raise CommandError(_cause(error, run_dir)) from error
+
+    def _check_cluster(self, resources: Mapping[str, float]) -> bool:
+        gpus, cpus = resources.get("GPU", 0), resources.get("CPU", 0)
+        use_gpu = gpus >= self.num_workers if self.use_gpu is None else self.use_gpu
+        kind, have = ("GPU", gpus) if use_gpu else ("CPU", cpus)
+        if have < self.num_workers:
+            raise ConfigError(
+                f"worker.num_workers={self.num_workers} needs {self.num_workers} {kind}s and the "
+                f"cluster has {have:g}; lower worker.num_workers to {max(int(have), 1)} or add nodes"
+            )
+        reserved = self._resources(use_gpu).get("CPU", 0) * self.num_workers
+        if cpus - reserved < 1:
+            raise ConfigError(
+                f"{self.num_workers} workers would reserve {reserved:g} of {cpus:g} CPUs and leave "
+                "none for data tasks, which would wait for ever; lower worker.cpus_per_worker"
+            )
+        return use_gpu
+
+    def _resources(self, use_gpu: bool) -> dict[str, float]:
+        cpus = self.cpus_per_worker
+        if use_gpu:
+            return {"GPU": 1, "CPU": 1 if cpus is None else cpus}
+        return {"CPU": 0.01 if cpus is None else cpus}
+
+
+def _train_function(arguments: dict[str, Any]) -> None:
+    import ray.train
+
+    config = arguments["config"]
+    if not torch.cuda.is_available():
+        # Workers share the cores of a node; more threads than cores would only fight.
+        local = ray.train.get_context().get_local_world_size()
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))
+    worker = RayWorker(Path(config["run_dir"]), keep=config["run"]["keep_checkpoints"])
+    arguments["run_worker"](config, worker, ray.train.get_dataset_shard("train"))
+
+
+class _RestOfRun:
+    """Builds the dataset of what is left to train; Ray calls it at every start of the group."""
+
+    def __init__(self, config: dict[str, Any], num_workers: int) -> None:
+        self.config = config
+        self.num_workers = num_workers
+
+    def __call__(self):
+        from hstvg.runtime.config import DataFacts, RunFacts
+        from hstvg.runtime.stream import open_feed, ray_dataset
+
+        run, data = RunFacts(**self.config["run"]), DataFacts(**self.config["data"])
+        found = checkpoint.newest(Path(self.config["run_dir"]) / "checkpoints")
+        done = checkpoint.read_manifest(found)["step"] if found else 0
+        return ray_dataset(open_feed(run, data), run, data, self.num_workers, first_step=done)
+
+
+def _data_config():
+    import ray.data
+    import ray.train
+
+    options = ray.data.ExecutionOptions(preserve_order=True)
+    return ray.train.DataConfig(datasets_to_split="all", execution_options=options)
+
+
+def _worker_environment() -> dict[str, str]:
+    """What workers need set before they import anything; never a secret (dashboards show it)."""
+    return {
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def _cause(error: Exception, run_dir: Path) -> str:
+    """The last worker's own words, in one line, and what to do next."""
+    failures = getattr(error, "worker_failures", None) or {}
+    inner = next(iter(failures.values()), error)
+    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
+    said = lines[-1] if lines else type(inner).__name__
+    return f"training of {run_dir.name} failed: {said}; mend it and run the same command to go on"
