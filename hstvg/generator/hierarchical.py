@@ -64,6 +64,12 @@ class HierarchicalGenerator(nn.Module):
             raise ValueError(f"draws {list(draws)} must name one count per level of the path")
         self.latent_channels = latent_channels
         self.scales = ScaleSchedule.cubic(latent_size)
+        coarsest, halvings = self.scales.finest(path.num_levels)[0], len(widths) - 1
+        if any(size % 2**halvings for size in coarsest):
+            raise ValueError(
+                f"the coarsest pyramid level {coarsest} cannot be halved {halvings} times; "
+                "use fewer widths, fewer path.boundaries or a larger clip"
+            )
         self.path = path
         self.text = text
         self.draws = tuple(draws)

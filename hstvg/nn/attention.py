@@ -41,7 +41,8 @@ class SpaceTimeAttention(nn.Module):
     """Residual self-attention among the cells of each window of the grid.
 
     Args:
-        window: cells per axis of a window; None attends over the whole grid.
+        window: most cells per axis of a window, which is the largest that tiles the grid; None
+            attends over the whole grid.
         reference: (t, h, w) of the final latent grid, for coordinates shared between scales.
     """
 
@@ -56,10 +57,8 @@ class SpaceTimeAttention(nn.Module):
         self.leave = zero_init(nn.Linear(width, width))
 
     def forward(self, x: Float[Tensor, "B D t h w"]) -> Float[Tensor, "B D t h w"]:
-        t, h, w = size = x.shape[2:]
-        window = Factor(*(min(n, self.window or n) for n in size))
-        if any(n % m for n, m in zip(size, window, strict=True)):
-            raise ValueError(f"a window of {tuple(window)} cells does not tile a {t}x{h}x{w} grid")
+        size = x.shape[2:]
+        window = Factor(*(largest_divisor(n, self.window or n) for n in size))
         cells = to_windows(self.norm(x), window)
         q, k, v = self.heads(cells, cells)
         angles = rotary_angles(size, self.reference, self.heads.head_dim, x.device)
@@ -88,6 +87,11 @@ class TextAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
         mixed = self.leave(mixed.transpose(1, 2).flatten(-2))
         return x + mixed.transpose(1, 2).reshape(x.shape)
+
+
+def largest_divisor(n: int, limit: int) -> int:
+    """The largest divisor of n up to `limit`."""
+    return max(d for d in range(1, min(n, limit) + 1) if n % d == 0)
 
 
 def to_windows(x: Float[Tensor, "B D t h w"], window: Factor) -> Float[Tensor, "BW N D"]:

@@ -58,6 +58,8 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
         config["tokenizer_run"] = None
         config["generator"] = None
         return config
+    if config["tokenizer_run"] is None and config["dry_run"]:
+        return config
     if config["tokenizer_run"] is None:
         raise ConfigError(
             "stage=generator needs tokenizer_run=FOLDER of a finished run of stage=tokenizer"

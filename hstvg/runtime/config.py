@@ -102,8 +102,10 @@ class SweepFacts:
 
     num_trials: int = 8
     max_concurrent: int = 1
-    space: dict[str, list[float]] = field(default_factory=dict)
-    """Override key -> [low, high], sampled log-uniformly."""
+    keys: list[str] = field(default_factory=list)
+    """Override keys, each sampled log-uniformly from low to high."""
+    low: float = 0.01
+    high: float = 1.0
     metric: str = MISSING
     mode: str = "min"
     seed: int = 0
@@ -149,9 +151,14 @@ class GenerateSchema:
 
 
 @dataclass
+class EvaluateData:
+    path: str = MISSING
+
+
+@dataclass
 class EvaluateSchema:
     run: str = MISSING
-    data: DataFacts = field(default_factory=DataFacts)
+    data: EvaluateData = field(default_factory=EvaluateData)
     out: str | None = None
     """null writes to RUN/eval."""
     num_clips: int = 64
@@ -174,10 +181,8 @@ class ReportSchema:
 
 @dataclass
 class DemoSchema:
-    data: str = "data/demo"
-    tokenizer_run: str = "runs/demo-tokenizer"
-    generator_run: str = "runs/demo"
-    prompt: str = "a red circle moves right"
+    num_clips: int = 4096
+    prompts: list[str] = field(default_factory=list)
     dry_run: bool = False
 
 
@@ -199,7 +204,8 @@ def compose(pipeline: str, overrides: Sequence[str]) -> dict[str, Any]:
     """The resolved config of a pipeline as a plain dict.
 
     Raises:
-        ConfigError: a key is unknown, missing or of the wrong type; one line names it.
+        ConfigError: a key is unknown, missing or of the wrong type; one line names it. A dry run
+            may leave keys out.
     """
     _register_schemas()
     GlobalHydra.instance().clear()
@@ -210,10 +216,10 @@ def compose(pipeline: str, overrides: Sequence[str]) -> dict[str, Any]:
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_explain(error, pipeline)) from error
     missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
+    if missing and not config.dry_run:
         needed = " ".join(f"{key}=..." for key in missing)
         raise ConfigError(f"{pipeline}: missing {', '.join(missing)}; add {needed}")
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
@@ -235,7 +241,8 @@ def build(node: Mapping[str, Any], **arguments: Any) -> Any:
     try:
         return instantiate(dict(node), _convert_="all", **arguments)
     except HydraException as error:
-        raise ConfigError(_first_line(error)) from error
+        name = str(node.get("_target_", "")).rpartition(".")[2]
+        raise ConfigError(f"{name}: {error.__cause__ or _first_line(error)}") from error
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -244,16 +251,21 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def _explain(error: Exception, pipeline: str) -> str:
-    text = _first_line(error)
-    unknown = re.search(r"Key '([\w-]+)' is not in struct|Key '([\w-]+)' not in", str(error))
-    path = re.search(r"full_key: ([\w.-]+)", str(error))
+    """Hydra's many lines as one: what is wrong, and what was probably meant."""
+    text = " ".join(str(error).split())
+    cause = " ".join(str(error.__cause__ or "").split())
+    unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text)
     if unknown:
-        key = path.group(1) if path else (unknown.group(1) or unknown.group(2))
+        key = unknown.group(1) or unknown.group(2)
         near = difflib.get_close_matches(key, _known_keys(pipeline), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"see python -m pipelines.{pipeline} --help"
+        # A key that the defaults know was put out of reach by a choice made beside it.
+        hint = f"did you mean {near[0]}?" if near and near[0] != key else "see --help"
         return f"{pipeline}: unknown key {key}; {hint}"
-    key = f" ({path.group(1)})" if path else ""
-    return f"{pipeline}: {text}{key}; see python -m pipelines.{pipeline} --help"
+    choice = re.search(r"Could not find '([^']+)' Available options in '[^']+': (.*?)( Config |$)", text)
+    if choice:
+        return f"{pipeline}: there is no {choice.group(1)}; choose from {choice.group(2)}"
+    detail = cause.split(" full_key:")[0]
+    return f"{pipeline}: {text.split(' full_key:')[0]}{': ' if detail else ''}{detail}"
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,34 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hstvg.runtime.engine_torch import Precision, resolve_precision
+from hstvg.runtime.engine_torch import Precision, check_precision, resolve_precision
 from hstvg.types import Prediction
 
 TAG = "deepspeed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepSpeedSettings:
+    """engine=deepspeed: what the config says of it.
+
+    Args:
+        zero_stage: 0 replicates, 1 shards optimiser state, 2 gradients too, 3 weights too.
+        precision: fp32, bf16 (weights and gradients; the optimiser keeps a float32 copy), or auto:
+            bf16 where the hardware multiplies it.
+        options: keys merged into DeepSpeed's own config, for what has no name here (offload, ...).
+    """
+
+    zero_stage: int = 2
+    precision: Precision = "fp32"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+        if self.zero_stage not in (0, 1, 2, 3):
+            raise ValueError(f"engine.zero_stage={self.zero_stage}: ZeRO has stages 0, 1, 2 and 3")
+
+    def start(self, stage: nn.Module, **facts: Any) -> "DeepSpeedEngine":
+        return DeepSpeedEngine(stage, settings=self, **facts)
 
 
 class DeepSpeedEngine:
@@ -21,8 +46,6 @@ class DeepSpeedEngine:
     Args:
         accumulation: micro-batches per step.
         clip_norm: largest global gradient norm.
-        zero_stage: 0 replicates, 1 shards optimiser state, 2 gradients too, 3 weights too.
-        options: keys merged into DeepSpeed's own config, for what has no name here (offload, ...).
     """
 
     def __init__(
@@ -34,12 +57,8 @@ class DeepSpeedEngine:
         accumulation: int,
         micro_batch: int,
         clip_norm: float,
-        zero_stage: int = 2,
-        precision: Precision = "fp32",
-        options: Mapping[str, Any] | None = None,
+        settings: DeepSpeedSettings,
     ) -> None:
-        if zero_stage not in (0, 1, 2, 3):
-            raise ValueError(f"engine.zero_stage={zero_stage}: ZeRO has stages 0, 1, 2 and 3")
         if device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         import deepspeed
@@ -50,18 +69,18 @@ class DeepSpeedEngine:
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
         self.accumulation = accumulation
-        self.zero_stage = zero_stage
+        self.zero_stage = settings.zero_stage
         self._micro = 0
-        bf16 = resolve_precision(precision, device) == "bf16"
+        bf16 = resolve_precision(settings.precision, device) == "bf16"
         config: dict[str, Any] = {
             "train_micro_batch_size_per_gpu": micro_batch,
             "gradient_accumulation_steps": accumulation,
             "gradient_clipping": clip_norm,
-            "zero_optimization": {"stage": zero_stage},
+            "zero_optimization": {"stage": self.zero_stage},
             "zero_allow_untested_optimizer": True,
             "bf16": {"enabled": bf16},
             "steps_per_print": 2**31,
-            **(options or {}),
+            **settings.options,
         }
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=stage, optimizer=optimizer, config=config, dist_init_required=False

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -21,11 +22,29 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if torch.backends.cpu.get_cpu_capability() == "AVX512" and _has_avx_bf16() else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
-def _has_avx_bf16() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported())
+@dataclass(frozen=True, kw_only=True)
+class TorchSettings:
+    """engine=torch: what the config says of it.
+
+    Args:
+        precision: fp32, bf16 (by autocast), or auto: bf16 where the hardware multiplies it.
+    """
+
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+
+    def start(self, stage: nn.Module, **facts: Any) -> "TorchEngine":
+        return TorchEngine(stage, precision=self.precision, **facts)
+
+
+def check_precision(precision: str) -> None:
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision={precision}: choose from {', '.join(get_args(Precision))}")
 
 
 class TorchEngine:
@@ -45,7 +64,7 @@ class TorchEngine:
         accumulation: int,
         micro_batch: int,
         clip_norm: float,
-        precision: Precision = "fp32",
+        precision: Precision,
     ) -> None:
         self.stage = stage
         self.optimizer = optimizer

@@ -49,6 +49,8 @@ def run_training(config: dict[str, Any], overrides: list[str]) -> dict[str, floa
         return {}
     read_index(config["data"]["path"])
     launcher = build(config["worker"])
+    preflight(config)
+    launcher.check()
     _open_folder(config, overrides)
     try:
         held_out = launcher.launch(config, run_worker)
@@ -57,6 +59,18 @@ def run_training(config: dict[str, Any], overrides: list[str]) -> dict[str, floa
         raise
     print(f"run {config['run_dir']} done at step {config['run']['steps']}", flush=True)
     return held_out
+
+
+def preflight(config: Mapping[str, Any]) -> None:
+    """Build everything once without memory, so that a wrong config dies here and not in a worker.
+
+    Raises:
+        ConfigError: something cannot be built.
+    """
+    build(config["engine"])
+    build_objective(config)
+    with torch.device("meta"):
+        build_stage(config, build(config["tokenizer"]) if config["generator"] else None)
 
 
 def run_worker(config: dict[str, Any], worker: Worker, shard: Any) -> None:
@@ -73,7 +87,7 @@ def run_worker(config: dict[str, Any], worker: Worker, shard: Any) -> None:
         betas=(config["optimizer"]["beta1"], config["optimizer"]["beta2"]),
         weight_decay=config["optimizer"]["weight_decay"],
     )
-    engine = build(config["engine"])(
+    engine = build(config["engine"]).start(
         stage,
         optimizer=optimizer,
         device=worker.device,
@@ -88,6 +102,7 @@ def run_worker(config: dict[str, Any], worker: Worker, shard: Any) -> None:
         rank=worker.rank,
         world_size=worker.world_size,
         device=worker.device,
+        say=worker.say,
         shard=shard,
     )
     tracker = _tracker(config, worker)

@@ -5,8 +5,7 @@ decodes in the worker's own process. Either way a worker gets exactly the positi
 and checks them.
 """
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -40,8 +39,7 @@ class Feed:
     def table(self, positions: np.ndarray) -> Any:
         """Where the samples at `positions` lie, as an Arrow table with a position column."""
         rows = self.rows[self.plan.samples(positions)]
-        table = self.index.table.select(READ_COLUMNS).take(rows)
-        return table.append_column("position", [positions])
+        return self.index.table.select(READ_COLUMNS).take(rows).append_column("position", [positions])
 
     def reader(self) -> "Reader":
         return Reader(root=self.index.root, window=self.window, seed=self.seed)
@@ -140,7 +138,8 @@ class WorkerStream:
     """The clips of one worker, checked to be those of its positions.
 
     Args:
-        blocks: yields dicts of columns, a micro-batch each, from a first step on.
+        say: is told of every sample that could not be read.
+        shard: Ray Data's iterator for this worker; None decodes in this process.
     """
 
     def __init__(
@@ -152,12 +151,13 @@ class WorkerStream:
         rank: int,
         world_size: int,
         device: torch.device,
+        say: Callable[[str], None],
         shard: Any = None,
     ) -> None:
         self.feed, self.run, self.data = feed, run, data
         self.rank, self.world_size, self.device = rank, world_size, device
+        self.say = say
         self.shard = shard
-        """Ray Data's iterator for this worker; None decodes in this process."""
         self.damaged = 0
 
     def train(self, first_step: int) -> Iterator[VideoBatch]:
@@ -183,8 +183,7 @@ class WorkerStream:
         for i in range(rounds):
             first = (i * self.world_size + self.rank) * micro
             positions = np.arange(first, first + micro)
-            table = self.feed.index.table.select(READ_COLUMNS).take(rows[positions % len(rows)])
-            block = _columns(table.append_column("position", [positions]))
+            block = read_rows(self.feed.index, rows[positions % len(rows)], positions=positions)
             yield to_batch(reader(block), self.data.fps, self.device)
 
     def _micro_positions(self, first_step: int) -> Iterator[np.ndarray]:
@@ -216,7 +215,7 @@ class WorkerStream:
         for key, cause in zip(arrays["key"], arrays["damaged"], strict=True):
             if cause:
                 self.damaged += 1
-                print(f"skipped {key}: {cause}", file=sys.stderr, flush=True)
+                self.say(f"skipped {key}: {cause}")
 
 
 def ray_dataset(feed: Feed, run: RunFacts, data: DataFacts, world_size: int, first_step: int):
@@ -267,6 +266,14 @@ def ray_dataset(feed: Feed, run: RunFacts, data: DataFacts, world_size: int, fir
     return ray.data.read_datasource(PlanSource()).map_batches(
         feed.reader(), batch_size=None, zero_copy_batch=True
     )
+
+
+def read_rows(
+    index: DatasetIndex, rows: np.ndarray, *, positions: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What a Reader needs to know of some rows of an index."""
+    table = index.table.select(READ_COLUMNS).take(rows)
+    return _columns(table.append_column("position", [positions]))
 
 
 def _columns(table: Any) -> dict[str, np.ndarray]:

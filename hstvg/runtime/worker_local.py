@@ -33,6 +33,9 @@ class LocalWorker:
 
     def barrier(self) -> None: ...
 
+    def say(self, line: str) -> None:
+        print(line, flush=True)
+
     def report(self, metrics: Mapping[str, float]) -> None:
         self.reported = dict(metrics)
 
@@ -57,6 +60,9 @@ class LocalLauncher:
     def __init__(self, *, device: str = "auto", threads: int | None = None) -> None:
         self.device = device
         self.threads = threads
+
+    def check(self) -> None:
+        """Nothing to check: this process is there."""
 
     def launch(self, config: dict[str, Any], run_worker) -> dict[str, float]:
         """Run `run_worker(config, worker, shard)` here; returns what the worker reported."""

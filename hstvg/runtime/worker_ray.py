@@ -1,8 +1,9 @@
 """The Ray worker: one process of a Ray Train worker group, and the launcher that starts the group."""
 
 import os
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from torch import Tensor
 
 from hstvg.runtime import checkpoint
 from hstvg.runtime.errors import CommandError, ConfigError
+
+
+LOG = "progress.log"
+"""In the run folder: what workers say, shown by the driver as it grows."""
 
 
 class RayWorker:
@@ -32,6 +37,7 @@ class RayWorker:
         assert isinstance(device, torch.device)
         self.device = device
         self.checkpoints = run_dir / "checkpoints"
+        self.log = run_dir / LOG
         self.keep = keep
 
     def mean(self, values: Tensor) -> Tensor:
@@ -42,6 +48,10 @@ class RayWorker:
 
     def barrier(self) -> None:
         dist.barrier()
+
+    def say(self, line: str) -> None:
+        with self.log.open("a") as file:
+            file.write(line + "\n")
 
     def report(self, metrics: Mapping[str, float]) -> None:
         import ray.train
@@ -88,11 +98,37 @@ class RayLauncher:
         self.max_failures = max_failures
         self.collective_timeout_s = collective_timeout_s
 
+    def check(self) -> None:
+        """Compare what is asked for with what the cluster has.
+
+        Raises:
+            ConfigError: the cluster is too small.
+        """
+        import ray
+
+        from hstvg.runtime.cluster import connect
+
+        connect()
+        resources = ray.cluster_resources()
+        use_gpu = self._uses_gpu(resources)
+        kind = "GPU" if use_gpu else "CPU"
+        have, cpus = resources.get(kind, 0), resources.get("CPU", 0)
+        if have < self.num_workers:
+            raise ConfigError(
+                f"worker.num_workers={self.num_workers} needs {self.num_workers} {kind}s and the "
+                f"cluster has {have:g}; lower worker.num_workers to {max(int(have), 1)} or add nodes"
+            )
+        reserved = self._resources(use_gpu).get("CPU", 0) * self.num_workers
+        if cpus - reserved < 1:
+            raise ConfigError(
+                f"{self.num_workers} workers would reserve {reserved:g} of {cpus:g} CPUs and leave "
+                "none for data tasks, which would wait for ever; lower worker.cpus_per_worker"
+            )
+
     def launch(self, config: dict[str, Any], run_worker) -> dict[str, float]:
         """Run `run_worker(config, worker, shard)` in every worker; returns what rank 0 reported last.
 
         Raises:
-            ConfigError: the cluster is smaller than what is asked for.
             CommandError: the workers failed more often than max_failures allows.
         """
         import ray
@@ -102,7 +138,7 @@ class RayLauncher:
         from hstvg.runtime.cluster import connect
 
         connect()
-        use_gpu = self._check_cluster(ray.cluster_resources())
+        use_gpu = self._uses_gpu(ray.cluster_resources())
         run_dir = Path(config["run_dir"])
         trainer = TorchTrainer(
             _train_function,
@@ -125,32 +161,48 @@ class RayLauncher:
             dataset_config=_data_config(),
         )
         try:
-            return dict(trainer.fit().metrics or {})
+            with _showing(run_dir / LOG):
+                return dict(trainer.fit().metrics or {})
         except ray.train.TrainingFailedError as error:
             raise CommandError(_cause(error, run_dir)) from error
 
-    def _check_cluster(self, resources: Mapping[str, float]) -> bool:
-        gpus, cpus = resources.get("GPU", 0), resources.get("CPU", 0)
-        use_gpu = gpus >= self.num_workers if self.use_gpu is None else self.use_gpu
-        kind, have = ("GPU", gpus) if use_gpu else ("CPU", cpus)
-        if have < self.num_workers:
-            raise ConfigError(
-                f"worker.num_workers={self.num_workers} needs {self.num_workers} {kind}s and the "
-                f"cluster has {have:g}; lower worker.num_workers to {max(int(have), 1)} or add nodes"
-            )
-        reserved = self._resources(use_gpu).get("CPU", 0) * self.num_workers
-        if cpus - reserved < 1:
-            raise ConfigError(
-                f"{self.num_workers} workers would reserve {reserved:g} of {cpus:g} CPUs and leave "
-                "none for data tasks, which would wait for ever; lower worker.cpus_per_worker"
-            )
-        return use_gpu
+    def _uses_gpu(self, resources: Mapping[str, float]) -> bool:
+        return resources.get("GPU", 0) >= self.num_workers if self.use_gpu is None else self.use_gpu
 
     def _resources(self, use_gpu: bool) -> dict[str, float]:
         cpus = self.cpus_per_worker
         if use_gpu:
             return {"GPU": 1, "CPU": 1 if cpus is None else cpus}
         return {"CPU": 0.01 if cpus is None else cpus}
+
+
+@contextmanager
+def _showing(log: Path) -> Iterator[None]:
+    """Print what is added to a file while the block runs.
+
+    The run folder is shared by all nodes, so this needs no log forwarding, whose lines would drown
+    among those of every worker's libraries.
+    """
+    log.touch()
+    done = threading.Event()
+
+    def follow() -> None:
+        with log.open() as file:
+            file.seek(0, os.SEEK_END)
+            while True:
+                last_look = done.wait(0.5)
+                for line in file:
+                    print(line, end="", flush=True)
+                if last_look:
+                    return
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=5)
 
 
 def _train_function(arguments: dict[str, Any]) -> None:

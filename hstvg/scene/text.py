@@ -71,8 +71,12 @@ class TextEncoder(nn.Module):
     def forward(
         self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B L D"]:
+        # As an additive bias, since of a mask the library asks its values, which meta tensors lack.
+        bias = torch.zeros(mask.shape, dtype=self.encoder.dtype, device=mask.device)
+        bias = bias.masked_fill(~mask, torch.finfo(bias.dtype).min)[:, None, None, :]
+        bias = bias.expand(-1, 1, mask.shape[1], -1)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+            return self.encoder(input_ids=ids, attention_mask=bias).last_hidden_state
 
 
 def _load_pretrained(source: str):

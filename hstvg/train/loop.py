@@ -82,7 +82,7 @@ def train(
             clock.pause()
         tracker.scalars(step, scalars)
         if worker.rank == 0 and (last or step % facts.log_every == 0):
-            print(progress_line(step, facts, scalars, clock), flush=True)
+            worker.say(progress_line(step, facts, scalars, clock))
         if last or step % facts.checkpoint_every == 0:
             save(step, engine, ema, worker, export)
             clock.pause()

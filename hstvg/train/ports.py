@@ -62,6 +62,10 @@ class Worker(Protocol):
         """The mean over all workers of a small tensor; called by all ranks."""
         ...
 
+    def say(self, line: str) -> None:
+        """Show a line to whoever watches the run."""
+        ...
+
     def report(self, metrics: Mapping[str, float]) -> None:
         """Tell whoever started the run; slow, so never once a step."""
         ...

@@ -1,0 +1,1 @@
+"""Clips as pure functions: the synthetic shape world, video bytes and optical flow."""

@@ -1,0 +1,1 @@
+"""Measurements with intervals: small values that are updated, merged and computed."""

@@ -1,0 +1,200 @@
+"""Scores of a run on clips it was not trained on, with intervals, baselines and chance."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hstvg.data.sample import Window
+from hstvg.data.video import encode_video
+from hstvg.generate.bundle import VideoModel
+from hstvg.generate.workflow import to_frames, write_clips
+from hstvg.metrics.control import CHANCE, ControlAccuracy
+from hstvg.metrics.reconstruction import Reconstruction
+from hstvg.runtime.assemble import open_run
+from hstvg.runtime.errors import ConfigError
+from hstvg.runtime.index import DatasetIndex, read_index
+from hstvg.runtime.lineage import write_json
+from hstvg.runtime.stream import Reader, read_rows
+from hstvg.runtime.worker_local import pick_device
+from hstvg.scene.grammar import read_caption
+
+SPLITS = {"val": "held-out", "unseen": "unseen combinations"}
+"""Index split -> what it is called: new scenes of known combinations, and combinations never seen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A held-out clip, what the tokenizer makes of it, and what the generator makes of its caption."""
+
+    split: str
+    caption: str
+    real: np.ndarray
+    """uint8 T H W 3, as the others."""
+    rebuilt: np.ndarray
+    sample: np.ndarray | None
+
+
+def evaluate(config: dict[str, Any]) -> dict[str, Any]:
+    """Score a run, write metrics.json, rows.json and the rows' videos, and return the scores.
+
+    Raises:
+        ConfigError: no such run or data set, or the data set has no held-out clips.
+    """
+    model = open_run(config["run"])
+    index = read_index(config["data"]["path"])
+    splits = [name for name in SPLITS if len(index.rows_of(name))]
+    if not splits:
+        raise ConfigError(
+            f"{config['data']['path']} has no held-out clips; prepare more, or raise "
+            "source.val_fraction"
+        )
+    if config["dry_run"]:
+        print(f"{config['num_clips']} clips of {', '.join(SPLITS[name] for name in splits)}")
+        return {}
+    out = Path(config["out"] or Path(config["run"]) / "eval")
+    cases = [case for split in splits for case in _cases(model, index, split, config)]
+    scores = {
+        "run": str(config["run"]),
+        "step": model.step,
+        "data": {"path": str(index.root), "index": index.hash},
+        "num_clips": len(cases),
+        "settings": {name: config[name] for name in ("steps", "guidance", "seed")},
+        "tokenizer": _tokenizer_scores(cases),
+    }
+    if model.generator is not None and all(_is_shape_world(case.caption) for case in cases):
+        fps = model.window.fps
+        scores["control"] = {
+            SPLITS[split]: _control_scores([c for c in cases if c.split == split], fps)
+            for split in splits
+        }
+        scores["chance"] = dict(CHANCE)
+    _write(out, scores, cases, model.window, config["num_rows"])
+    print(summary(scores))
+    print(out / "metrics.json")
+    return scores
+
+
+def summary(scores: Mapping[str, Any]) -> str:
+    """The scores as a small table of text."""
+    lines = [
+        f"tokenizer {name} {_shown(estimate)}" for name, estimate in scores["tokenizer"].items()
+    ]
+    for split, rows in scores.get("control", {}).items():
+        lines.append(f"{split} prompts, n={next(iter(rows['generated'].values()))['n']}")
+        for name, values in rows.items():
+            shown = "  ".join(f"{key} {_shown(value)}" for key, value in values.items())
+            lines.append(f"  {name:<10} {shown}")
+        chance = "  ".join(f"{key} {value:.2f}" for key, value in scores["chance"].items())
+        lines.append(f"  {'chance':<10} {chance}")
+    return "\n".join(lines)
+
+
+def _cases(
+    model: VideoModel, index: DatasetIndex, split: str, config: Mapping[str, Any]
+) -> Iterator[Case]:
+    rows = index.rows_of(split)[: config["num_clips"]]
+    reader = Reader(root=index.root, window=model.window, seed=0)
+    device = pick_device(config["device"])
+    model.to(device)
+    for first in range(0, len(rows), config["batch"]):
+        part = rows[first : first + config["batch"]]
+        block = reader(read_rows(index, part, positions=part))
+        captions = [str(caption) for caption in block["caption"]]
+        real = block["pixels"]
+        with torch.no_grad():
+            pixels = torch.from_numpy(real).permute(0, 4, 1, 2, 3).to(device).float() / 127.5 - 1
+            rebuilt = to_frames(model.tokenizer.decode(model.tokenizer.encode(pixels)))
+        samples: Sequence[np.ndarray | None] = [None] * len(part)
+        if model.generator is not None:
+            samples = list(
+                write_clips(
+                    model,
+                    captions,
+                    seed=config["seed"],
+                    first=int(part[0]),
+                    steps=config["steps"],
+                    guidance=config["guidance"],
+                    device=device,
+                )
+            )
+        for case in zip(captions, real, rebuilt, samples, strict=True):
+            caption, *clips = case
+            yield Case(
+                split=split, caption=caption, real=clips[0], rebuilt=clips[1], sample=clips[2]
+            )
+
+
+def _tokenizer_scores(cases: Sequence[Case]) -> dict[str, Any]:
+    metric = Reconstruction.empty()
+    for case in cases:
+        rebuilt, real = (
+            torch.from_numpy(clip[None]).permute(0, 4, 1, 2, 3).float() / 255
+            for clip in (case.rebuilt, case.real)
+        )
+        metric = metric.update(reconstructed=rebuilt, reference=real)
+    return {name: asdict(estimate) for name, estimate in metric.compute().items()}
+
+
+def _control_scores(cases: Sequence[Case], fps: float) -> dict[str, Any]:
+    """Generated clips beside what bounds them: real clips, wrong prompts, a frame that stands still."""
+    samples = [case.sample for case in cases if case.sample is not None]
+    captions = [case.caption for case in cases]
+    # Half way round: every clip is judged by another clip's prompt.
+    shuffled = captions[len(captions) // 2 :] + captions[: len(captions) // 2]
+    frozen = [np.repeat(clip[:1], len(clip), axis=0) for clip in samples]
+    rows = {
+        "generated": (samples, captions),
+        "real": ([case.real for case in cases], captions),
+        "shuffled": (samples, shuffled),
+        "frozen": (frozen, captions),
+    }
+    return {
+        name: {
+            key: asdict(estimate)
+            for key, estimate in ControlAccuracy.empty()
+            .update(generated=clips, captions=asked, fps=fps)
+            .compute()
+            .items()
+        }
+        for name, (clips, asked) in rows.items()
+    }
+
+
+def _is_shape_world(caption: str) -> bool:
+    try:
+        read_caption(caption)
+    except ValueError:
+        return False
+    return True
+
+
+def _write(
+    out: Path, scores: Mapping[str, Any], cases: Sequence[Case], window: Window, num_rows: int
+) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    chosen = [
+        case
+        for split in SPLITS
+        for case in [c for c in cases if c.split == split][: math.ceil(num_rows / 2)]
+    ]
+    rows = []
+    for number, case in enumerate(chosen[:num_rows]):
+        row = {"caption": case.caption, "split": SPLITS[case.split]}
+        clips = {"real": case.real, "reconstruction": case.rebuilt, "sample": case.sample}
+        for name, clip in clips.items():
+            if clip is not None:
+                row[name] = f"{name}_{number:02d}.mp4"
+                (out / row[name]).write_bytes(encode_video(clip, window.fps))
+        rows.append(row)
+    write_json(out / "rows.json", rows)
+    write_json(out / "metrics.json", json.loads(json.dumps(scores)))
+
+
+def _shown(estimate: Mapping[str, float]) -> str:
+    return f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"

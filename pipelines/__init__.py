@@ -1,0 +1,1 @@
+"""The commands of the house: each composes a config and starts what it names."""
