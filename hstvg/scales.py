@@ -1,10 +1,11 @@
-"""Scales: the rungs of the space-time pyramid 1x1x1 -> 2x2x2 -> 4x4x4 -> ..., and moving between them.
+"""Scales: the rungs of the space-time pyramid 1x1x1 -> 2x2x2 -> ..., and moving between them.
 
 Source: proposal VideoAR, multi-scale latent tokens. Pooling is averaging and upsampling is nearest,
 so that pool(upsample(x)) == x exactly: a coarse latent is the pooled fine latent at every rung.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -39,7 +40,7 @@ class ScaleSchedule(tuple[Scale, ...]):
 
     def __new__(cls, sizes: Sequence[Sequence[int]]) -> "ScaleSchedule":
         scales = [Scale(*size) for size in sizes]
-        for coarse, fine in zip(scales, scales[1:], strict=False):
+        for coarse, fine in pairwise(scales):
             if any(a > b for a, b in zip(coarse, fine, strict=True)):
                 raise ValueError(f"scale {fine} is smaller than {coarse} before it")
         for scale in scales:

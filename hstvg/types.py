@@ -9,7 +9,7 @@ motion    displacement in the picture, as a fraction of the frame width per seco
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -26,7 +26,7 @@ class VideoBatch:
     fps: Float[Tensor, "B"]
     captions: tuple[str, ...]
     positions: Int[Tensor, "B"]
-    """Place of each clip in the plan. All randomness of a clip derives from it, never from a rank."""
+    """Place of each clip in the plan: all its randomness derives from it, never from a rank."""
     keys: tuple[str, ...]
     motion: Float[Tensor, "B 2 T Hm Wm"]
     """Forward optical flow (x, y) in frame widths per second, on a coarse grid; 0 where unknown."""
@@ -34,11 +34,8 @@ class VideoBatch:
     """Trust in `motion`, 0 to 1; 0 at the last frame, which has no successor."""
 
     def to(self, device: torch.device) -> "VideoBatch":
-        moved = {
-            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-            for name, value in vars(self).items()
-        }
-        return VideoBatch(**moved)
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: value.to(device) for name, value in tensors.items()})
 
     def __len__(self) -> int:
         return len(self.captions)

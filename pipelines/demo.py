@@ -21,7 +21,8 @@ def commands(config: dict[str, Any], prompts: str) -> list[str]:
     return [
         f"prepare source=shapes source.num_clips={config['num_clips']} {world} out={DATA}",
         f"train +experiment=demo_tokenizer data.path={DATA} run.name=demo-tokenizer",
-        f"train +experiment=demo_generator data.path={DATA} run.name=demo tokenizer_run={TOKENIZER}",
+        f"train +experiment=demo_generator data.path={DATA} run.name=demo"
+        f" tokenizer_run={TOKENIZER}",
         f"generate run={RUN} prompts={prompts} out={RUN}/samples",
         f"evaluate run={RUN} data.path={DATA} out={RUN}/eval",
         f"report run={RUN}",
@@ -42,7 +43,9 @@ def main(config: dict[str, Any]) -> None:
         pipeline, *overrides = command.split()
         code = subprocess.call([sys.executable, "-m", f"pipelines.{pipeline}", *overrides])
         if code:
-            raise CommandError(f"the demo stopped at {pipeline} (exit {code}); run it again to go on")
+            raise CommandError(
+                f"the demo stopped at {pipeline} (exit {code}); run it again to go on"
+            )
     print(f"\n[{time.monotonic() - start:4.0f} s] open {Path(RUN).absolute() / 'report.html'}")
     print(f"         and {Path(RUN).absolute() / 'samples' / '0000.mp4'}")
 

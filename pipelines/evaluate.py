@@ -1,6 +1,6 @@
 """Score a run on held-out clips, with 95 % intervals, baselines and chance.
 
-    python -m pipelines.evaluate run=runs/gen data.path=data/mine out=runs/gen/eval
+python -m pipelines.evaluate run=runs/gen data.path=data/mine out=runs/gen/eval
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Write videos with a trained generator: prompt -> MP4.
 
-    python -m pipelines.generate run=runs/gen prompt="a red circle moves right" seed=0 out=video.mp4
-    python -m pipelines.generate run=runs/gen prompts=prompts.txt out=videos    # one prompt a line
+python -m pipelines.generate run=runs/gen prompt="a red circle moves right" seed=0 out=video.mp4
+python -m pipelines.generate run=runs/gen prompts=prompts.txt out=videos    # one prompt a line
 """
 
 from typing import Any

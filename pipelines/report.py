@@ -1,6 +1,6 @@
 """Write one self-contained HTML page about a run: runs/NAME/report.html.
 
-    python -m pipelines.report run=runs/gen
+python -m pipelines.report run=runs/gen
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """Search loss weights with Ray Tune; every trial is a real training run.
 
-    python -m pipelines.sweep data.path=data/mine tokenizer_run=runs/tok run.name=sweep sweep.num_trials=16
+python -m pipelines.sweep data.path=data/mine tokenizer_run=runs/tok run.name=sweep
 """
 
 import sys

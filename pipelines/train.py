@@ -1,7 +1,8 @@
 """Train one stage: stage=tokenizer on a data set, then stage=generator on the trained tokenizer.
 
     python -m pipelines.train stage=tokenizer data.path=data/mine run.name=tok run.steps=2000
-    python -m pipelines.train stage=generator data.path=data/mine run.name=gen tokenizer_run=runs/tok
+    python -m pipelines.train stage=generator data.path=data/mine run.name=gen \\
+        tokenizer_run=runs/tok
 
 Run the same command again to go on from the last checkpoint. dry_run=true only prints sizes.
 """

@@ -43,7 +43,7 @@ def _order(entropy: tuple[int, int], epoch: int, count: int) -> Int[np.ndarray, 
 def worker_positions(
     step: int, *, global_batch: int, rank: int, world_size: int
 ) -> Int[np.ndarray, "N"]:
-    """Positions that one worker trains at a step (from 0): its contiguous part of the global batch."""
+    """Positions that one worker trains at a step (from 0): its run of the global batch."""
     share = global_batch // world_size
     first = step * global_batch + rank * share
     return np.arange(first, first + share)

@@ -77,7 +77,7 @@ def read_clip(video: bytes, facts: bytes, window: Window, start: float) -> Clip:
 
 
 def to_batch(arrays: Mapping[str, np.ndarray], fps: float, device: torch.device) -> VideoBatch:
-    """The columns of a stream as a batch; pixels travel as uint8 and are normalised on the device."""
+    """Columns of a stream as a batch; pixels travel as uint8 and are normalised on the device."""
     pixels = _tensor(arrays["pixels"], device).permute(0, 4, 1, 2, 3)
     return VideoBatch(
         pixels=pixels.float() / 127.5 - 1,

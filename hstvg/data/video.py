@@ -32,7 +32,7 @@ LONGEST_GAP_S = 600
 """A longer pause between two frames is a broken time stamp, not a pause."""
 
 
-class UnreadableVideo(ValueError):  # noqa: N818, it names what the file is
+class UnreadableVideo(ValueError):
     """Not a video, an empty one, or one that breaks off."""
 
 

@@ -1,7 +1,7 @@
 """The bundle: a trained model as model.safetensors + config.json, loadable with plain torch.
 
-    model = load_model("runs/demo/export")
-    clips = write_clips(model, ["a red circle moves right"], seed=0)
+model = load_model("runs/demo/export")
+clips = write_clips(model, ["a red circle moves right"], seed=0)
 """
 
 import importlib
@@ -104,7 +104,11 @@ def load_model(folder: str | Path) -> VideoModel:
 
 
 def _load(module: nn.Module, name: str, weights: Mapping[str, Tensor], folder: Path) -> None:
-    own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+    own = {
+        key.removeprefix(f"{name}."): value
+        for key, value in weights.items()
+        if key.startswith(f"{name}.")
+    }
     try:
         module.load_state_dict(own)
     except RuntimeError as error:

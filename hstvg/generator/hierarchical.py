@@ -1,7 +1,7 @@
 """HierarchicalGenerator: text encoder, path and U-Net put together.
 
-p(z | c) by pyramidal flow matching over appearance and motion channels, denoised jointly so that one
-trunk learns both (proposal, motion modelling; reading of arXiv 2502.02492).
+p(z | c) by pyramidal flow matching over appearance and motion channels, denoised jointly so that
+one trunk learns both (proposal, motion modelling; reading of arXiv 2502.02492).
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from hstvg.generator.hst_unet import HSTUNet
+from hstvg.generator.hst_unet import HSTUNet, Kind
 from hstvg.paths.draws import Draws
 from hstvg.paths.pyramid_flow import PyramidFlow
 from hstvg.scales import Scale, ScaleSchedule
@@ -39,8 +39,8 @@ class HierarchicalGenerator(nn.Module):
     Args:
         latent_channels: C of the tokenizer.
         latent_size: (t, h, w) of one block's latent.
-        draws: points per clip and step on each level's path, coarse to fine; coarse levels are cheap
-            and decide the motion, so they may get more.
+        draws: points per clip and step on each level's path, coarse to fine; coarse levels are
+            cheap and decide the motion, so they may get more.
         text_dropout: share of clips trained without their caption, for classifier-free guidance.
     """
 
@@ -54,7 +54,7 @@ class HierarchicalGenerator(nn.Module):
         draws: Sequence[int] = (2, 1),
         text_dropout: float = 0.1,
         widths: Sequence[int] = (64, 128),
-        kinds: Sequence[str] = ("local", "global"),
+        kinds: Sequence[Kind] = ("local", "global"),
         depth: int = 1,
         window: int = 4,
         head_dim: int = 32,
@@ -107,7 +107,9 @@ class HierarchicalGenerator(nn.Module):
             ["" if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
         )
         return GeneratorExample(
-            paths=tuple(self._paths(pyramid, level, draws) for level in range(self.path.num_levels)),
+            paths=tuple(
+                self._paths(pyramid, level, draws) for level in range(self.path.num_levels)
+            ),
             confidence=trust.levels,
             ids=ids.to(z.device),
             mask=mask.to(z.device),

@@ -1,7 +1,7 @@
 """HSTUNet: the hierarchical space-time U-Net that guesses velocities.
 
-Proposal Hierarchical Video Generation, hierarchical space-time diffusion. Three kinds of level, each
-half as fine in space and time as the one before (arXiv 2401.12945): local levels convolve, regional
+Proposal Hierarchical Video Generation, hierarchical space-time diffusion. Three kinds of level,
+each half as fine in space and time as the one before (arXiv 2401.12945): local levels convolve, regional
 ones also attend within windows, the global one attends over the whole clip; regional and global
 cells read the text. One network serves every level of the pyramid and is told which it is on.
 """
@@ -157,7 +157,7 @@ class Level(nn.Module):
 class ModulatedBlock(nn.Module):
     """A residual block of factorised convolutions whose norm is scaled and shifted by the signal.
 
-    Adaptive normalisation with a zero-initialised gate (arXiv 2212.09748): the identity at the start.
+    Adaptive normalisation with a zero-initialised gate (arXiv 2212.09748): the identity at first.
     """
 
     def __init__(self, width: int, signal_width: int) -> None:

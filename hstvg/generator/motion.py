@@ -1,7 +1,7 @@
 """Motion as channels of a latent: optical flow pooled to latent cells and compressed.
 
-m = asinh(u / u0) with u in frame widths per second, so that slow motion is legible and values do not
-change between pyramid levels.
+m = asinh(u / u0) with u in frame widths per second, so that slow motion is legible and values do
+not change between pyramid levels.
 """
 
 import torch

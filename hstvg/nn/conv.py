@@ -2,6 +2,7 @@
 
 from typing import TypeVar
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ class FactorisedConv(nn.Module):
         self.time_padding = (2, 0) if causal else (1, 1)
 
     def forward(self, x: Float[Tensor, "B Ci t h w"]) -> Float[Tensor, "B Co t h w"]:
+        # Channels last: the norms and attentions around read a position's channels together.
+        x = x.contiguous(memory_format=torch.channels_last_3d)
         return self.time(F.pad(self.space(x), (0, 0, 0, 0, *self.time_padding)))
 
 

@@ -18,10 +18,10 @@ def embed_time(tau: Float[Tensor, "B"], dim: int) -> Float[Tensor, "B D"]:
 def rotary_angles(
     size: Sequence[int], reference: Sequence[int], dim: int, device: torch.device
 ) -> Float[Tensor, "N half"]:
-    """Rotation angles of an axial 3D rotary embedding, one row per cell of a grid (arXiv 2104.09864).
+    """Angles of an axial 3D rotary embedding (arXiv 2104.09864), one row per cell of a grid.
 
-    Coordinates are those of the `reference` grid, ((i + 1/2) R / n - 1/2), so that cells which cover
-    the same place share a phase at every scale.
+    Coordinates are those of the `reference` grid, ((i + 1/2) R / n - 1/2), so that cells which
+    cover the same place share a phase at every scale.
 
     Args:
         size: (t, h, w) of the grid.

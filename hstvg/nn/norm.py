@@ -19,4 +19,4 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B C t h w"]:
         gain = self.gain.to(x.dtype)
-        return F.rms_norm(x.movedim(1, -1), gain.shape, gain, eps=1e-6).movedim(-1, 1)
+        return F.layer_norm(x.movedim(1, -1), gain.shape, gain, eps=1e-6).movedim(-1, 1)

@@ -36,7 +36,7 @@ def from_depth(x: Float[Tensor, "B Cf t h w"], factor: Factor) -> Float[Tensor, 
 
 
 class Down(nn.Module):
-    """Fold a block into channels and mix them by one linear map; causal, since blocks do not overlap."""
+    """Fold a block into channels and mix them linearly; causal, since blocks do not overlap."""
 
     def __init__(self, channels_in: int, channels_out: int, factor: Factor) -> None:
         super().__init__()

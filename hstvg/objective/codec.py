@@ -13,10 +13,10 @@ from hstvg.types import Prediction, VideoBatch
 
 
 class CodecTerm:
-    """Squared error of z_hat_k over the variance of z in its clip, averaged over the coarse scales k."""
+    """Squared error of z_hat_k over the variance of z in its clip, averaged over coarse scales k."""
 
     def __call__(self, prediction: Prediction, batch: VideoBatch) -> Float[Tensor, "B"]:
         assert prediction.coarse, "CodecTerm needs Prediction.coarse"
-        spread = prediction.coarse[0].target.float().flatten(1).var(1).clamp_min(1e-6)
+        spread = prediction.coarse[0].target.detach().float().flatten(1).var(1).clamp_min(1e-6)
         errors = [squared_error(pair) / spread for pair in prediction.coarse]
         return torch.stack(errors).mean(0)

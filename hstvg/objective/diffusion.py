@@ -1,6 +1,6 @@
 """DiffusionTerm: the guessed velocity of the appearance channels is the path's velocity.
 
-L_diffusion of the proposal in its flow-matching form (arXiv 2210.02747), one mean per pyramid level.
+L_diffusion of the proposal in its flow-matching form (arXiv 2210.02747), one mean per level.
 """
 
 import torch

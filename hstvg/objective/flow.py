@@ -14,7 +14,7 @@ from hstvg.types import Prediction, VideoBatch
 
 
 class FlowTerm:
-    """Mean squared velocity error over motion channels, weighted by trust, averaged over the levels."""
+    """Mean squared velocity error over motion channels, weighted by trust, averaged over levels."""
 
     def __call__(self, prediction: Prediction, batch: VideoBatch) -> Float[Tensor, "B"]:
         assert prediction.motion, "FlowTerm needs Prediction.motion"

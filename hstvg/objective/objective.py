@@ -44,7 +44,7 @@ class Objective:
 
 def squared_error(pair: Pair) -> Float[Tensor, "B"]:
     """Mean squared error per clip, weighted by the pair's confidence."""
-    error = (pair.guess.float() - pair.target.float()).square()
+    error = (pair.guess.float() - pair.target.detach().float()).square()
     return weighted_mean(error, pair)
 
 

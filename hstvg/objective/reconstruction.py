@@ -23,6 +23,6 @@ class ReconstructionTerm:
     def __call__(self, prediction: Prediction, batch: VideoBatch) -> Float[Tensor, "B"]:
         pair = prediction.pixels
         assert pair is not None, "ReconstructionTerm needs Prediction.pixels"
-        difference = pair.guess.float() - pair.target.float()
+        difference = pair.guess.float() - pair.target.detach().float()
         error = (difference.square() + self.epsilon**2).sqrt() - self.epsilon
         return weighted_mean(error, pair)

@@ -12,7 +12,7 @@ class TemporalTerm:
     def __call__(self, prediction: Prediction, batch: VideoBatch) -> Float[Tensor, "B"]:
         pair = prediction.pixels
         assert pair is not None, "TemporalTerm needs Prediction.pixels"
-        error = pair.guess.float() - pair.target.float()
+        error = pair.guess.float() - pair.target.detach().float()
         if error.shape[2] < 2:
             return error.flatten(1).mean(1) * 0
         return error.diff(dim=2).abs().flatten(1).mean(1)

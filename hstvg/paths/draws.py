@@ -37,7 +37,10 @@ class Draws:
 
     def coins(self, purpose: str, share: float) -> list[bool]:
         """Per clip, True with probability `share`; known to Python, whatever the device."""
-        return [float(toss) < share for toss in self._rows(purpose, lambda g: torch.rand((), generator=g))]
+        return [
+            float(toss) < share
+            for toss in self._rows(purpose, lambda g: torch.rand((), generator=g))
+        ]
 
     def _draw(self, purpose: str, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
         return torch.stack(self._rows(purpose, draw)).to(self.device, non_blocking=True)

@@ -38,7 +38,8 @@ class PyramidFlow:
     """
 
     def __init__(self, *, boundaries: Sequence[float] = (0.5, 1.0), tau_shift: float = 1.0) -> None:
-        if list(boundaries) != sorted(set(boundaries)) or boundaries[0] <= 0 or boundaries[-1] != 1:
+        rises = all(a < b for a, b in pairwise((0, *boundaries)))
+        if not rises or not boundaries or boundaries[-1] != 1:
             raise ValueError(f"boundaries {list(boundaries)} do not rise from above 0 to exactly 1")
         self.ends = tuple(boundaries)
         self.tau_shift = tau_shift
@@ -49,7 +50,9 @@ class PyramidFlow:
 
     def pyramid(self, z: Float[Tensor, "B C t h w"], scales: ScaleSchedule) -> LatentPyramid:
         """z pooled to every level, coarse to fine."""
-        return LatentPyramid(levels=tuple(pool(z, scale) for scale in scales.finest(self.num_levels)))
+        return LatentPyramid(
+            levels=tuple(pool(z, scale) for scale in scales.finest(self.num_levels))
+        )
 
     def at(
         self,
@@ -77,12 +80,16 @@ class PyramidFlow:
         return t / (t + sqrt(merge) * (1 - t))
 
     def jump(
-        self, x: Float[Tensor, "B C t h w"], level: int, scale: Scale, noise: Float[Tensor, "B C _t _h _w"]
+        self,
+        x: Float[Tensor, "B C t h w"],
+        level: int,
+        scale: Scale,
+        noise: Float[Tensor, "B C _t _h _w"],
     ) -> Float[Tensor, "B C _t _h _w"]:
         """From the end of the level before to the start of `level`, at its larger size.
 
-        Upsampling makes the m cells of a block equal; the added noise, zero-mean in each block, brings
-        their covariance back to that of the path: off-diagonal zero, variance (1 - a_i)^2.
+        Upsampling makes the m cells of a block equal; the added noise, zero-mean in each block,
+        brings their covariance back to that of the path: off-diagonal zero, variance (1 - a_i)^2.
         """
         merge = scale.volume // Scale(*x.shape[2:]).volume
         a = self.start_share(level, merge)
@@ -91,7 +98,7 @@ class PyramidFlow:
         return a / self.ends[level - 1] * upsample(x, scale) + b * block_noise
 
     def draw_tau(self, uniform: Float[Tensor, "*B"], level: int) -> Float[Tensor, "*B"]:
-        """Training times from uniform ones: stratified by the caller, shifted at the first level."""
+        """Training times from uniform ones, shifted at the first level."""
         return self._shift(uniform, level)
 
     def sample(

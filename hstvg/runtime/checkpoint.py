@@ -13,11 +13,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 FORMAT = 1
 
 
+@runtime_checkable
 class Group(Protocol):
     """The ranks that write together."""
 

@@ -1,4 +1,4 @@
-"""What every pipeline does around its work: read argv, say what went wrong, choose the exit code."""
+"""What every pipeline does around its work: read argv, say what failed, choose the exit code."""
 
 import os
 import sys
@@ -8,18 +8,21 @@ from typing import Any, NoReturn
 from hstvg.runtime.errors import CommandError, Interrupted
 
 
-def run_command(pipeline: str, doc: str, main: Callable[[dict[str, Any]], None]) -> NoReturn:
+def run_command(pipeline: str, doc: str | None, main: Callable[[dict[str, Any]], None]) -> NoReturn:
     """Compose the pipeline's config from argv, run it, and exit as DESIGN's contract says."""
     sys.exit(_exit_code(pipeline, doc, main, sys.argv[1:]))
 
 
 def _exit_code(
-    pipeline: str, doc: str, main: Callable[[dict[str, Any]], None], argv: list[str]
+    pipeline: str, doc: str | None, main: Callable[[dict[str, Any]], None], argv: list[str]
 ) -> int:
     from hstvg.runtime.config import compose, show
 
     if {"-h", "--help"} & set(argv):
-        print(f"{doc.strip()}\n\nKeys and defaults (??? must be given):\n\n{show(pipeline)}", end="")
+        print(
+            f"{(doc or '').strip()}\n\nKeys and defaults (??? must be given):\n\n{show(pipeline)}",
+            end="",
+        )
         return 0
     try:
         main(compose(pipeline, argv))

@@ -45,6 +45,8 @@ class RunFacts:
     validate_every: int = 500
     """Steps."""
     validate_clips: int = 64
+    sample_clips: int = 2
+    """Held-out clips rebuilt, or captions sampled, at every checkpoint."""
     log_every: int = 25
     """Steps per progress line; metrics.jsonl has every step."""
 
@@ -261,7 +263,9 @@ def _explain(error: Exception, pipeline: str) -> str:
         # A key that the defaults know was put out of reach by a choice made beside it.
         hint = f"did you mean {near[0]}?" if near and near[0] != key else "see --help"
         return f"{pipeline}: unknown key {key}; {hint}"
-    choice = re.search(r"Could not find '([^']+)' Available options in '[^']+': (.*?)( Config |$)", text)
+    choice = re.search(
+        r"Could not find '([^']+)' Available options in '[^']+': (.*?)( Config |$)", text
+    )
     if choice:
         return f"{pipeline}: there is no {choice.group(1)}; choose from {choice.group(2)}"
     detail = cause.split(" full_key:")[0]
@@ -278,7 +282,9 @@ def _known_keys(pipeline: str) -> list[str]:
         if not isinstance(node, dict):
             return [prefix]
         return [
-            key for name, child in node.items() for key in leaves(child, f"{prefix}.{name}".strip("."))
+            key
+            for name, child in node.items()
+            for key in leaves(child, f"{prefix}.{name}".strip("."))
         ]
 
     config = hydra_compose(pipeline)

@@ -82,10 +82,11 @@ class DeepSpeedEngine:
             "steps_per_print": 2**31,
             **settings.options,
         }
-        self.engine, self.optimizer, _, _ = deepspeed.initialize(
+        self.engine, wrapped, _, _ = deepspeed.initialize(
             model=stage, optimizer=optimizer, config=config, dist_init_required=False
         )
-        self.stage = self.engine.module
+        self.optimizer: Any = wrapped
+        self.stage: Any = self.engine.module
 
     def __call__(self, example: Any) -> Prediction:
         return self.engine(example)
@@ -97,7 +98,7 @@ class DeepSpeedEngine:
             self.engine.step()  # counts the micro-batch; updates nothing
 
     def step(self, lr: float) -> float:
-        for group in self.engine.optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.engine.step()
         self._micro = 0
@@ -106,13 +107,17 @@ class DeepSpeedEngine:
     def weights(self) -> dict[str, Tensor]:
         if self.zero_stage < 3:
             return {name: value.detach() for name, value in self.stage.state_dict().items()}
-        held = {name: value.ds_tensor.detach() for name, value in self.stage.named_parameters()}
+        parameters = self.stage.named_parameters(
+            remove_duplicate=False
+        )  # tied weights by each name
+        held = {name: value.ds_tensor.detach() for name, value in parameters}
         return held | {name: value.detach() for name, value in self.stage.named_buffers()}
 
     def gather(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if self.zero_stage < 3:
             return {name: value.detach().cpu() for name, value in weights.items()}
-        shapes = {name: value.ds_shape for name, value in self.stage.named_parameters()}
+        parameters = self.stage.named_parameters(remove_duplicate=False)
+        shapes = {name: value.ds_shape for name, value in parameters}
         whole = {}
         for name, part in weights.items():
             if name not in shapes:

@@ -25,12 +25,12 @@ from hstvg.runtime.worker_local import pick_device
 from hstvg.scene.grammar import read_caption
 
 SPLITS = {"val": "held-out", "unseen": "unseen combinations"}
-"""Index split -> what it is called: new scenes of known combinations, and combinations never seen."""
+"""Index split -> what it is called: new scenes of known combinations, or combinations unseen."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A held-out clip, what the tokenizer makes of it, and what the generator makes of its caption."""
+    """A held-out clip, what the tokenizer makes of it, and the generator of its caption."""
 
     split: str
     caption: str
@@ -123,10 +123,9 @@ def _cases(
                     device=device,
                 )
             )
-        for case in zip(captions, real, rebuilt, samples, strict=True):
-            caption, *clips = case
+        for i, caption in enumerate(captions):
             yield Case(
-                split=split, caption=caption, real=clips[0], rebuilt=clips[1], sample=clips[2]
+                split=split, caption=caption, real=real[i], rebuilt=rebuilt[i], sample=samples[i]
             )
 
 
@@ -142,7 +141,7 @@ def _tokenizer_scores(cases: Sequence[Case]) -> dict[str, Any]:
 
 
 def _control_scores(cases: Sequence[Case], fps: float) -> dict[str, Any]:
-    """Generated clips beside what bounds them: real clips, wrong prompts, a frame that stands still."""
+    """Generated clips beside what bounds them: real clips, wrong prompts, a frozen frame."""
     samples = [case.sample for case in cases if case.sample is not None]
     captions = [case.caption for case in cases]
     # Half way round: every clip is judged by another clip's prompt.

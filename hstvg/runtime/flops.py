@@ -1,4 +1,4 @@
-"""Sizes, floating-point operations and memory of a run, counted on the meta device: nothing is run."""
+"""Sizes, operations and memory of a run, counted on the meta device: nothing is run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,14 @@ from hstvg.runtime.assemble import build_objective, build_stage
 from hstvg.runtime.config import build
 from hstvg.types import VideoBatch
 
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10": 125e12}
+PEAK_FLOPS = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+}
 """Dense bf16 operations per second, from the vendors' datasheets."""
 
 
@@ -33,7 +40,7 @@ def step_flops(config: Mapping[str, Any]) -> float:
 
 
 def dry_run(config: Mapping[str, Any]) -> str:
-    """What a run would be: parameters, operations, latent and token counts, memory per ZeRO stage."""
+    """What a run would be: parameters, operations, token counts, memory per ZeRO stage."""
     with torch.device("meta"):
         frozen = build(config["tokenizer"])
         stage = build_stage(config, frozen if config["generator"] else None)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from hstvg.generate.bundle import assemble_model, save_model
+from hstvg.data.video import encode_video
+from hstvg.generate.bundle import VideoModel, assemble_model, load_model, save_model
+from hstvg.generate.workflow import to_frames, write_clips
 from hstvg.runtime import flops
 from hstvg.runtime.assemble import (
     build_objective,
@@ -30,7 +33,16 @@ from hstvg.train.loop import Facts, train
 from hstvg.train.ports import Tracker, Worker
 
 RESUME_MAY_CHANGE = {
-    "run": {"steps", "checkpoint_every", "keep_checkpoints", "validate_every", "log_every", "root"},
+    "run": {
+        "steps",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "validate_every",
+        "validate_clips",
+        "sample_clips",
+        "log_every",
+        "root",
+    },
     "data": {"path", "prefetch", "block_clips"},
 }
 """Facts that the same run may be given anew; with any other change it would be another run."""
@@ -106,6 +118,11 @@ def run_worker(config: dict[str, Any], worker: Worker, shard: Any) -> None:
         shard=shard,
     )
     tracker = _tracker(config, worker)
+
+    def publish(weights: dict[str, Tensor], step: int) -> None:
+        model = export(config, stage, weights, step, stream)
+        show_samples(model, step, run.sample_clips, stream, tracker)
+
     try:
         train(
             _facts(config, accumulation, worker.device),
@@ -116,7 +133,7 @@ def run_worker(config: dict[str, Any], worker: Worker, shard: Any) -> None:
             worker=worker,
             tracker=tracker,
             stream=stream,
-            export=lambda weights, step: export(config, stage, weights, step, stream),
+            export=publish,
         )
     finally:
         tracker.close()
@@ -128,8 +145,8 @@ def export(
     weights: Mapping[str, Tensor],
     step: int,
     stream: WorkerStream,
-) -> None:
-    """Write the averaged weights as a bundle; a tokenizer is calibrated first."""
+) -> VideoModel:
+    """Write the averaged weights as a bundle and load it; a tokenizer is calibrated first."""
     window = {name: config["data"][name] for name in ("num_frames", "fps", "height", "width")}
     node = {
         "stage": config["stage"]["name"],
@@ -147,7 +164,31 @@ def export(
     else:
         frozen = stage.tokenizer.state_dict()
         whole |= {f"tokenizer.{name}": value.cpu() for name, value in frozen.items()}
-    save_model(Path(config["run_dir"]) / "export", node, whole, _card(config, step))
+    folder = Path(config["run_dir"]) / "export"
+    save_model(folder, node, whole, _card(config, step))
+    return load_model(folder)
+
+
+def show_samples(
+    model: VideoModel, step: int, count: int, stream: WorkerStream, tracker: Tracker
+) -> None:
+    """The same few held-out clips or captions at every checkpoint, to watch a run learn."""
+    if not count:
+        return
+    batch = next(stream.held_out())
+    captions = batch.captions[:count]
+    model.to(stream.device)
+    if model.generator is None:
+        with torch.no_grad():
+            clips = to_frames(model.tokenizer.decode(model.tokenizer.encode(batch.pixels[:count])))
+    else:
+        clips = write_clips(model, captions, seed=0, device=stream.device)
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (clip, caption) in enumerate(zip(clips, captions, strict=True)):
+            file = Path(folder) / "clip.mp4"
+            file.write_bytes(encode_video(clip, model.window.fps))
+            file.with_suffix(".txt").write_text(caption + "\n")
+            tracker.video(step, f"step_{step:09d}_{number}", file)
 
 
 def _open_folder(config: dict[str, Any], overrides: list[str]) -> None:

@@ -1,7 +1,6 @@
 """From prompts to files on disk, with a trained run."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def write_video(clip: np.ndarray, fps: float, file: Path, config: dict[str, Any]
         file.with_suffix(".gif").write_bytes(encode_gif(frames, fps))
 
 
-def _jobs(config: dict[str, Any]) -> tuple[Sequence[str], Sequence[Path]]:
+def _jobs(config: dict[str, Any]) -> tuple[list[str], list[Path]]:
     out = Path(config["out"])
     if (config["prompt"] is None) == (config["prompts"] is None):
         raise ConfigError('give either prompt="..." or prompts=FILE')

@@ -11,7 +11,7 @@ Item = dict[str, Any]
 """A clip to be made, as plain JSON; `name` is what rejected.jsonl calls its source."""
 
 
-class Refused(Exception):  # noqa: N818 (it is a verdict on a clip)
+class Refused(Exception):
     """A clip that cannot enter the data set. The message is `kind` or `kind: detail`."""
 
 

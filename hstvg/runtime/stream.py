@@ -39,7 +39,9 @@ class Feed:
     def table(self, positions: np.ndarray) -> Any:
         """Where the samples at `positions` lie, as an Arrow table with a position column."""
         rows = self.rows[self.plan.samples(positions)]
-        return self.index.table.select(READ_COLUMNS).take(rows).append_column("position", [positions])
+        return (
+            self.index.table.select(READ_COLUMNS).take(rows).append_column("position", [positions])
+        )
 
     def reader(self) -> "Reader":
         return Reader(root=self.index.root, window=self.window, seed=self.seed)
@@ -66,9 +68,7 @@ def open_feed(run: RunFacts, data: DataFacts) -> Feed:
 
 
 def window_of(data: DataFacts) -> Window:
-    return Window(
-        num_frames=data.num_frames, fps=data.fps, height=data.height, width=data.width
-    )
+    return Window(num_frames=data.num_frames, fps=data.fps, height=data.height, width=data.width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,9 @@ class Reader:
             raise CommandError(
                 f"none of {len(clips)} clips from {block['key'][0]} on can be read: {damaged[0]}"
             )
-        chosen: list[Clip] = [clips[min(whole, key=lambda j: abs(j - i))] for i in range(len(clips))]
+        chosen: list[Clip] = [
+            clips[min(whole, key=lambda j: abs(j - i))] for i in range(len(clips))
+        ]
         return {
             "pixels": np.stack([clip.pixels for clip in chosen]),
             "motion": np.stack([clip.motion for clip in chosen]),
@@ -123,7 +125,7 @@ class Reader:
 
 @lru_cache(maxsize=32)
 def _open(path: str) -> Any:
-    return open(path, "rb", buffering=0)  # noqa: SIM115 - kept open for the next clip
+    return open(path, "rb", buffering=0)  # kept open for the next clip
 
 
 def _member(shard: Any, offset: int, size: int) -> bytes:
@@ -221,9 +223,9 @@ class WorkerStream:
 def ray_dataset(feed: Feed, run: RunFacts, data: DataFacts, world_size: int, first_step: int):
     """The rest of a run as a Ray dataset whose blocks suit `world_size` workers.
 
-    A block holds the clips of one worker for a few consecutive steps: few large tasks, and rows that
-    are whole micro-batches. Blocks take turns between the workers, and the order is kept, so that
-    the split gives block i to worker i mod world_size.
+    A block holds the clips of one worker for a few consecutive steps: few large tasks, and rows
+    that are whole micro-batches. Blocks take turns between the workers, and the order is kept, so
+    that the split gives block i to worker i mod world_size.
     """
     import ray
     from ray.data import Datasource
@@ -263,8 +265,9 @@ def ray_dataset(feed: Feed, run: RunFacts, data: DataFacts, world_size: int, fir
             )
             return ReadTask(lambda: [table], facts)
 
+    reader: Any = feed.reader()
     return ray.data.read_datasource(PlanSource()).map_batches(
-        feed.reader(), batch_size=None, zero_copy_batch=True
+        reader, batch_size=None, zero_copy_batch=True
     )
 
 

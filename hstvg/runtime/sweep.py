@@ -58,7 +58,9 @@ def check_keys(facts: Mapping[str, Any], overrides: Sequence[str]) -> None:
     if not facts["keys"]:
         raise ConfigError("sweep.keys is empty; give e.g. sweep.keys=[objective.terms.flow.weight]")
     if not 0 < facts["low"] < facts["high"]:
-        raise ConfigError(f"sweep.low={facts['low']} and sweep.high={facts['high']}: need 0 < low < high")
+        raise ConfigError(
+            f"sweep.low={facts['low']} and sweep.high={facts['high']}: need 0 < low < high"
+        )
     for key in facts["keys"]:
         compose("sweep", [*overrides, f"{key}={facts['low']}"])
 
@@ -88,9 +90,7 @@ def _tune(facts: Mapping[str, Any], overrides: Sequence[str], folder: Path):
     tuner = tune.Tuner(
         # The trial itself only waits; its workers take what they need.
         tune.with_resources(trainable, {"CPU": 0}),
-        param_space={
-            key: tune.loguniform(facts["low"], facts["high"]) for key in facts["keys"]
-        },
+        param_space={key: tune.loguniform(facts["low"], facts["high"]) for key in facts["keys"]},
         tune_config=tune.TuneConfig(
             num_samples=facts["num_trials"],
             search_alg=BasicVariantGenerator(

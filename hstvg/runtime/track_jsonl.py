@@ -41,8 +41,9 @@ class JsonlTracker:
         folder = self.run_dir / "samples"
         folder.mkdir(exist_ok=True)
         target = folder / f"{name}{file.suffix}"
-        if file != target:
-            shutil.copyfile(file, target)
+        shutil.copyfile(file, target)
+        if (prompt := file.with_suffix(".txt")).exists():
+            shutil.copyfile(prompt, target.with_suffix(".txt"))
         if self.mirror is not None:
             self.mirror.video(step, name, target)
 

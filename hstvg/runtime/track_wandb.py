@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,20 @@ class WandbTracker:
     ) -> None:
         import wandb
 
-        has_key = bool(os.environ.get("WANDB_API_KEY")) or (Path.home() / ".netrc").exists()
         self.wandb = wandb
-        self.run = wandb.init(
+        self.run = None
+        self._try(self._start, project, group, run_name, run_dir, config)
+
+    def _start(
+        self,
+        project: str,
+        group: str | None,
+        run_name: str,
+        run_dir: Path,
+        config: Mapping[str, Any],
+    ) -> None:
+        has_key = bool(os.environ.get("WANDB_API_KEY")) or (Path.home() / ".netrc").exists()
+        self.run = self.wandb.init(
             project=project,
             group=group,
             id=run_name,
@@ -39,28 +50,30 @@ class WandbTracker:
             dir=str(run_dir),
             config=dict(config),
             resume="allow",
-            mode=os.environ.get("WANDB_MODE") or ("online" if has_key else "offline"),
-            settings=wandb.Settings(silent=True, console="off"),
+            # W&B reads WANDB_MODE itself where no mode is given.
+            mode=None if "WANDB_MODE" in os.environ or has_key else "offline",
+            settings=self.wandb.Settings(silent=True, console="off"),
         )
         self.run.define_metric("*", step_metric="train/step")
 
     def begin(self, step: int) -> None: ...
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._try(lambda: self.run.log({"train/step": step, **values}))
+        if self.run is not None:
+            self._try(self.run.log, {"train/step": step, **values})
 
     def video(self, step: int, name: str, file: Path) -> None:
-        video = self.wandb.Video(str(file), format="mp4")
-        self._try(lambda: self.run.log({"train/step": step, f"samples/{name}": video}))
+        if self.run is not None:
+            video = self.wandb.Video(str(file), format="mp4")
+            self._try(self.run.log, {"train/step": step, f"samples/{name}": video})
 
     def close(self) -> None:
-        self._try(self.run.finish)
+        if self.run is not None:
+            self._try(self.run.finish)
 
-    def _try(self, action) -> None:
-        if self.run is None:
-            return
+    def _try(self, action: Callable[..., object], *arguments: object) -> None:
         try:
-            action()
+            action(*arguments)
         except Exception as error:
             print(f"W&B mirror off: {error}", file=sys.stderr, flush=True)
             self.run = None

@@ -1,6 +1,7 @@
-"""The Ray worker: one process of a Ray Train worker group, and the launcher that starts the group."""
+"""The Ray worker: one process of a Ray Train worker group, and what starts the group."""
 
 import os
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from hstvg.runtime import checkpoint
 from hstvg.runtime.errors import CommandError, ConfigError
-
 
 LOG = "progress.log"
 """In the run folder: what workers say, shown by the driver as it grows."""
@@ -116,7 +116,7 @@ class RayLauncher:
         if have < self.num_workers:
             raise ConfigError(
                 f"worker.num_workers={self.num_workers} needs {self.num_workers} {kind}s and the "
-                f"cluster has {have:g}; lower worker.num_workers to {max(int(have), 1)} or add nodes"
+                f"cluster has {have:g}; lower it to {max(int(have), 1)} or add nodes"
             )
         reserved = self._resources(use_gpu).get("CPU", 0) * self.num_workers
         if cpus - reserved < 1:
@@ -126,7 +126,7 @@ class RayLauncher:
             )
 
     def launch(self, config: dict[str, Any], run_worker) -> dict[str, float]:
-        """Run `run_worker(config, worker, shard)` in every worker; returns what rank 0 reported last.
+        """Run `run_worker(config, worker, shard)` in every worker; returns rank 0's last report.
 
         Raises:
             CommandError: the workers failed more often than max_failures allows.
@@ -140,6 +140,7 @@ class RayLauncher:
         connect()
         use_gpu = self._uses_gpu(ray.cluster_resources())
         run_dir = Path(config["run_dir"])
+        scratch = run_dir / ".ray"  # Ray Train wants a place all nodes share; nothing of it is kept
         trainer = TorchTrainer(
             _train_function,
             train_loop_config={"config": config, "run_worker": run_worker},
@@ -151,7 +152,7 @@ class RayLauncher:
             torch_config=TorchConfig(timeout_s=self.collective_timeout_s),
             run_config=ray.train.RunConfig(
                 name=f"{run_dir.name}-{os.urandom(4).hex()}",
-                storage_path=str(run_dir / "ray"),
+                storage_path=str(scratch),
                 failure_config=ray.train.FailureConfig(
                     max_failures=self.max_failures, controller_failure_limit=20
                 ),
@@ -165,6 +166,8 @@ class RayLauncher:
                 return dict(trainer.fit().metrics or {})
         except ray.train.TrainingFailedError as error:
             raise CommandError(_cause(error, run_dir)) from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
     def _uses_gpu(self, resources: Mapping[str, float]) -> bool:
         return resources.get("GPU", 0) >= self.num_workers if self.use_gpu is None else self.use_gpu

@@ -68,9 +68,7 @@ class TextEncoder(nn.Module):
         )
         return tokens["input_ids"], tokens["attention_mask"].bool()
 
-    def forward(
-        self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]
-    ) -> Float[Tensor, "B L D"]:
+    def forward(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         # As an additive bias, since of a mask the library asks its values, which meta tensors lack.
         bias = torch.zeros(mask.shape, dtype=self.encoder.dtype, device=mask.device)
         bias = bias.masked_fill(~mask, torch.finfo(bias.dtype).min)[:, None, None, :]
@@ -85,4 +83,6 @@ def _load_pretrained(source: str):
 
     config = AutoConfig.from_pretrained(source)
     encoder_class = UMT5EncoderModel if config.model_type == "umt5" else T5EncoderModel
-    return AutoTokenizer.from_pretrained(source), encoder_class.from_pretrained(source)
+    # Without dropout, which training mode would switch on in frozen weights too.
+    encoder = encoder_class.from_pretrained(source, dropout_rate=0.0)
+    return AutoTokenizer.from_pretrained(source), encoder

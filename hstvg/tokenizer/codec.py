@@ -66,5 +66,6 @@ class ScaleCodec(nn.Module):
         if scale == self.scales.last:
             return coarse
         seen = torch.cat([coarse, state], dim=1)
-        guess = self.detail[k](seen.to(self.detail[k].weight.dtype)).float()
+        detail = self.detail[k]
+        guess = detail(seen.to(next(detail.parameters()).dtype)).float()
         return coarse + null_space(guess, scale)

@@ -45,7 +45,9 @@ class VideoTokenizer(nn.Module):
         self.strides = Factor(*strides)
         self.channels = channels
         if any(size % stride for size, stride in zip(clip_size, strides, strict=True)):
-            raise ValueError(f"a clip of {tuple(clip_size)} is not whole in strides {tuple(strides)}")
+            raise ValueError(
+                f"a clip of {tuple(clip_size)} is not whole in strides {tuple(strides)}"
+            )
         self.scales = ScaleSchedule.cubic(
             [size // stride for size, stride in zip(clip_size, strides, strict=True)]
         )
@@ -89,8 +91,8 @@ class VideoTokenizer(nn.Module):
 class Encoder(nn.Module):
     """Patch, then residual blocks with a step down between resolutions, beside a linear shortcut.
 
-    The shortcut maps the pixels of one latent cell straight to its channels, and the deep path starts
-    at zero beside it: training begins near a patch PCA (idea of arXiv 2410.10733).
+    The shortcut maps the pixels of one latent cell straight to its channels, and the deep path
+    starts at zero beside it: training begins near a patch PCA (idea of arXiv 2410.10733).
     """
 
     def __init__(self, strides: Factor, channels: int, base: int, depth: int) -> None:
@@ -109,6 +111,7 @@ class Encoder(nn.Module):
         # The second half of the channels is the log-variance: start nearly without noise.
         with torch.no_grad():
             self.shortcut.weight[channels // 2 :].zero_()
+            assert self.shortcut.bias is not None
             self.shortcut.bias[channels // 2 :] = -6.0
 
     def forward(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:

@@ -26,7 +26,7 @@ class Ema:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         averages = [self.average[name] for name in weights]
         current = [value.detach().float() for value in weights.values()]
-        torch._foreach_lerp_(averages, current, 1 - decay)
+        torch._foreach_lerp_(averages, current, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     def save(self, file: Path) -> None:
         save_file(self.average, file, metadata={"updates": str(self.updates)})

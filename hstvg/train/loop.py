@@ -119,7 +119,7 @@ def accumulate(
 def validate(
     stage: Stage, objective: Objective, engine: Engine, worker: Worker, stream: Stream
 ) -> dict[str, float]:
-    """Unweighted terms on held-out clips, and PSNR where pixels are predicted; mean of all workers."""
+    """Unweighted terms on held-out clips, and PSNR of predicted pixels; mean of all workers."""
     sums: dict[str, Tensor] = {}
     count = 0
     for batch in stream.held_out():

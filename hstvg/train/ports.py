@@ -89,11 +89,14 @@ class Tracker(Protocol):
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
 
-    def video(self, step: int, name: str, file: Path) -> None: ...
+    def video(self, step: int, name: str, file: Path) -> None:
+        """Keep a video; a .txt of the same name beside it is its prompt."""
+        ...
 
     def close(self) -> None: ...
 
 
+@runtime_checkable
 class Stream(Protocol):
     """The clips of this worker in the order of the plan."""
 

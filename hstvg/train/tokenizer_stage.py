@@ -23,8 +23,8 @@ class TokenizerStage(nn.Module):
     """Predicts pixels, posterior and coarse states for the objective of stage 1.
 
     Args:
-        prefix_share: share of clips decoded from a coarse state z_hat_k, k uniform, rather than from
-            z, so that every prefix of scales can be looked at.
+        prefix_share: share of clips decoded from a coarse state z_hat_k, k uniform, rather than
+            from z, so that every prefix of scales can be looked at.
     """
 
     def __init__(self, *, tokenizer: VideoTokenizer, prefix_share: float = 0.1) -> None:
@@ -62,6 +62,6 @@ class TokenizerStage(nn.Module):
     ) -> Float[Tensor, "B C t h w"]:
         """z for most clips; for `prefix_share` of them one of its coarse states."""
         K = coarse.shape[1]
-        k = (choice / self.prefix_share * K).long().clamp_max(K - 1)
+        k = (choice / max(self.prefix_share, 1e-6) * K).long().clamp_max(K - 1)
         state = coarse[torch.arange(len(z), device=z.device), k]
         return torch.where((choice < self.prefix_share).view(-1, 1, 1, 1, 1), state, z)
