@@ -263,7 +263,8 @@ def _mux(
             stream.width, stream.height = size
             stream.pix_fmt = "yuv420p"
             stream.codec_context.thread_count = 1
-            stream.options = {"crf": str(crf), "g": str(gop), "bf": "0"}
+            # Without mbtree the same frames give the same bytes, which x264 else does not promise.
+            stream.options = {"crf": str(crf), "g": str(gop), "bf": "0", "mbtree": "0"}
             for number, image in enumerate(images):
                 image.pts, image.time_base = number, 1 / rate
                 # Left to itself, the encoder would copy key frames from the source's frame types.

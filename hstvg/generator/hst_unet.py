@@ -1,12 +1,13 @@
 """HSTUNet: the hierarchical space-time U-Net that guesses velocities.
 
 Proposal Hierarchical Video Generation, hierarchical space-time diffusion. Three kinds of level,
-each half as fine in space and time as the one before (arXiv 2401.12945): local levels convolve, regional
-ones also attend within windows, the global one attends over the whole clip; regional and global
-cells read the text. One network serves every level of the pyramid and is told which it is on.
+each half as fine in space and time as the one before (arXiv 2401.12945): local levels convolve,
+regional ones also attend within windows, the global one attends over the whole clip; regional and
+global cells read the text. One network serves every level of the pyramid and is told which.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -71,7 +72,7 @@ class HSTUNet(nn.Module):
                 reference=latent_size,
             )
 
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(pairwise(widths))
         self.down = nn.ModuleList(level(i) for i in range(len(widths) - 1))
         self.shrink = nn.ModuleList(Down(fine, coarse, HALVE) for fine, coarse in pairs)
         self.middle = level(len(widths) - 1)

@@ -13,7 +13,7 @@ from hstvg.types import Prediction, VideoBatch
 
 
 class CodecTerm:
-    """Squared error of z_hat_k over the variance of z in its clip, averaged over coarse scales k."""
+    """Squared error of z_hat_k over the variance of z in its clip, averaged over coarse k."""
 
     def __call__(self, prediction: Prediction, batch: VideoBatch) -> Float[Tensor, "B"]:
         assert prediction.coarse, "CodecTerm needs Prediction.coarse"
