@@ -61,7 +61,13 @@ class ScaleSchedule(tuple[Scale, ...]):
         return cls(sizes)
 
     def finest(self, count: int) -> "ScaleSchedule":
-        """The last `count` scales: the levels of the diffusion pyramid."""
+        """The last `count` scales: the levels of the diffusion pyramid.
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        if not 1 <= count <= len(self):
+            raise ValueError(f"there are {len(self)} scales, of which {count} cannot be taken")
         return ScaleSchedule(self[-count:])
 
 

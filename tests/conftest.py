@@ -90,8 +90,8 @@ ComposedRun = tuple[dict[str, Any], list[str]]
 def compose_run(shapes_dataset: Path) -> Callable[..., ComposedRun]:
     """Makes the arguments of `run_training` for a tiny run on `shapes_dataset`.
 
-    compose_run(folder_of_runs, name, *overrides) -> (config, overrides); `python -m pipelines.train`
-    takes the same overrides. The later of two overrides of one key holds.
+    compose_run(folder_of_runs, name, *overrides) -> (config, overrides), of which the later of two
+    for one key holds; `python -m pipelines.train` takes the same overrides.
     """
     from hstvg.runtime.config import compose
 

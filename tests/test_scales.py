@@ -28,6 +28,12 @@ def test_finest_are_the_last_rungs():
     assert list(ScaleSchedule.cubic((8, 8, 8)).finest(2)) == [(4, 4, 4), (8, 8, 8)]
 
 
+@pytest.mark.parametrize("count", [0, 5])
+def test_more_or_fewer_scales_than_there_are_is_refused(count):
+    with pytest.raises(ValueError, match="4 scales"):
+        ScaleSchedule.cubic((8, 8, 8)).finest(count)
+
+
 def test_a_scale_that_does_not_divide_the_last_is_refused():
     with pytest.raises(ValueError, match="3x1x1 does not divide the last scale 8x2x2"):
         ScaleSchedule([(1, 1, 1), (3, 1, 1), (8, 2, 2)])

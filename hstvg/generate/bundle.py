@@ -54,7 +54,10 @@ def assemble(node: Any, **arguments: Any) -> Any:
     module, _, name = node["_target_"].rpartition(".")
     if not module.startswith("hstvg."):
         raise ValueError(f"config.json names {node['_target_']}, which is no class of hstvg")
-    return getattr(importlib.import_module(module), name)(**built, **arguments)
+    target = getattr(importlib.import_module(module), name, None)
+    if not isinstance(target, type) or target.__module__ != module:
+        raise ValueError(f"config.json names {node['_target_']}, which is no class of hstvg")
+    return target(**built, **arguments)
 
 
 def assemble_model(config: Mapping[str, Any]) -> VideoModel:
@@ -95,6 +98,8 @@ def load_model(folder: str | Path) -> VideoModel:
     """
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text())
+    if config["format"] != FORMAT:
+        raise ValueError(f"{folder} has format {config['format']}, this version reads {FORMAT}")
     model = assemble_model(config)
     weights = load_file(folder / "model.safetensors")
     for name, module in {"tokenizer": model.tokenizer, "generator": model.generator}.items():

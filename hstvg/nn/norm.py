@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 
 class ChannelNorm(nn.Module):
-    """Root-mean-square norm over the channels of each space-time position.
+    """Layer norm, without a bias, over the channels of each space-time position.
 
     A norm over T would let the future leak into the past and break streaming decode; this one is
-    causal by construction (arXiv 2503.20314 does the same in its video VAE).
+    causal by construction. A root-mean-square norm would do as well, but torch has no fused one for
+    the CPU, and there it cost a third of a training step.
     """
 
     def __init__(self, channels: int) -> None:

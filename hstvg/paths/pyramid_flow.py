@@ -41,6 +41,8 @@ class PyramidFlow:
         rises = all(a < b for a, b in pairwise((0, *boundaries)))
         if not rises or not boundaries or boundaries[-1] != 1:
             raise ValueError(f"boundaries {list(boundaries)} do not rise from above 0 to exactly 1")
+        if tau_shift <= 0:
+            raise ValueError(f"tau_shift={tau_shift} must be above 0")
         self.ends = tuple(boundaries)
         self.tau_shift = tau_shift
 
