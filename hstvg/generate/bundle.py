@@ -98,8 +98,8 @@ def load_model(folder: str | Path) -> VideoModel:
     """
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text())
-    if config["format"] != FORMAT:
-        raise ValueError(f"{folder} has format {config['format']}, this version reads {FORMAT}")
+    if config.get("format") != FORMAT:
+        raise ValueError(f"{folder} is of format {config.get('format')}, not {FORMAT}")
     model = assemble_model(config)
     weights = load_file(folder / "model.safetensors")
     for name, module in {"tokenizer": model.tokenizer, "generator": model.generator}.items():

@@ -68,6 +68,9 @@ class DeepSpeedEngine:
             # on which every later start waits for ever. Gloo does the same work.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
+        if not dist.is_initialized():  # a local worker: a group of one, which needs no port
+            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+            os.environ |= {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1"}  # DeepSpeed asks
         self.accumulation = accumulation
         self.zero_stage = settings.zero_stage
         self._micro = 0

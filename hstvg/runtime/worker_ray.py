@@ -164,6 +164,9 @@ class RayLauncher:
         try:
             with _showing(run_dir / LOG):
                 return dict(trainer.fit().metrics or {})
+        except SystemExit as stopped:
+            # Ray Train's own answer to Ctrl-C, after it has ended the workers.
+            raise KeyboardInterrupt from stopped
         except ray.train.TrainingFailedError as error:
             raise CommandError(_cause(error, run_dir)) from error
         finally:

@@ -52,7 +52,9 @@ class VideoTokenizer(nn.Module):
             [size // stride for size, stride in zip(clip_size, strides, strict=True)]
         )
         if len(self.scales) < 2:
-            raise ValueError(f"a latent of {self.scales.last} has no coarser scale; use a larger clip")
+            raise ValueError(
+                f"a latent of {self.scales.last} has no coarser scale; enlarge the clip"
+            )
         self.encoder = Encoder(self.strides, 2 * channels, base, depth)
         self.decoder = Decoder(self.strides, channels, base, depth)
         self.codec = ScaleCodec(channels, self.scales)

@@ -17,17 +17,8 @@ SOURCES = sorted(
 )
 PIPELINES = sorted(path.stem for path in (ROOT / "pipelines").glob("[a-z]*.py"))
 
-HEAVY = (
-    "torch",
-    "ray",
-    "deepspeed",
-    "transformers",
-    "av",
-    "wandb",
-    "hydra",
-    "omegaconf",
-    "pyarrow",
-)
+LIBRARIES = {"torch", "ray", "deepspeed", "transformers", "av", "wandb"}
+CONFIG = {"hydra", "omegaconf", "pyarrow"}
 
 MAX_FILE = 400
 MAX_PIPELINE = 60
