@@ -18,7 +18,7 @@ def write_clips(
     seed: int,
     first: int = 0,
     steps: int = 12,
-    guidance: float = 3.0,
+    guidance: float = 5.0,
     device: torch.device | None = None,
 ) -> UInt8[np.ndarray, "B T H W 3"]:
     """One block per prompt.

@@ -142,7 +142,7 @@ class GenerateSchema:
     seed: int = 0
     steps: int = 12
     """Euler steps per pyramid level."""
-    guidance: float = 3.0
+    guidance: float = 5.0
     """Classifier-free guidance weight; 1 turns it off."""
     batch: int = 16
     upscale: int = 1
@@ -168,7 +168,7 @@ class EvaluateSchema:
     num_rows: int = 8
     """Clips kept as real | reconstruction | sample rows."""
     steps: int = 12
-    guidance: float = 3.0
+    guidance: float = 5.0
     seed: int = 0
     batch: int = 32
     device: str = "auto"

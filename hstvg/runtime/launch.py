@@ -98,6 +98,7 @@ def run_worker(config: dict[str, Any], worker: Worker, shard: Any) -> None:
         lr=config["optimizer"]["lr"],
         betas=(config["optimizer"]["beta1"], config["optimizer"]["beta2"]),
         weight_decay=config["optimizer"]["weight_decay"],
+        fused=worker.device.type == "cuda",
     )
     engine = build(config["engine"]).start(
         stage,
@@ -242,11 +243,9 @@ def _tracker(config: Mapping[str, Any], worker: Worker) -> Tracker:
     folder = Path(config["run_dir"])
     mirror = None
     if config["tracker"]["mirror"]:
-        mirror = build(
-            config["tracker"]["mirror"],
-            run_name=config["run"]["name"],
-            run_dir=folder,
-            config=config,
+        # Hydra would build every node of the config that it passed on, so the call is Python's.
+        mirror = build({**config["tracker"]["mirror"], "_partial_": True})(
+            run_name=config["run"]["name"], run_dir=folder, config=config
         )
     return JsonlTracker(folder, mirror=mirror)
 

@@ -101,14 +101,13 @@ class Reader:
             raise CommandError(
                 f"none of {len(clips)} clips from {block['key'][0]} on can be read: {damaged[0]}"
             )
-        chosen: list[Clip] = [
-            clips[min(whole, key=lambda j: abs(j - i))] for i in range(len(clips))
-        ]
+        nearest = [min(whole, key=lambda j: abs(j - i)) for i in range(len(clips))]
+        chosen: list[Clip] = [clips[j] for j in nearest]
         return {
             "pixels": np.stack([clip.pixels for clip in chosen]),
             "motion": np.stack([clip.motion for clip in chosen]),
             "motion_confidence": np.stack([clip.motion_confidence for clip in chosen]),
-            "caption": block["caption"],
+            "caption": block["caption"][nearest],  # of what is seen
             "key": block["key"],
             "position": block["position"],
             "damaged": np.array(damaged, dtype=object),
@@ -242,9 +241,10 @@ def ray_dataset(feed: Feed, run: RunFacts, data: DataFacts, world_size: int, fir
         def get_read_tasks(
             self, parallelism: int, per_task_row_limit=None, data_context=None
         ) -> list[ReadTask]:
-            segment = getattr(data_context, "_execution_idx", 0)
-            begin = first_step + segment * STEPS_PER_SEGMENT
-            end = min(begin + STEPS_PER_SEGMENT, run.steps)
+            # Whole blocks per segment, so that the next one begins where this one ends.
+            length = max(1, STEPS_PER_SEGMENT // steps_per_block) * steps_per_block
+            begin = first_step + getattr(data_context, "_execution_idx", 0) * length
+            end = min(begin + length, run.steps)
             # Whole blocks for every worker: an equal split would trim a ragged end.
             return [
                 self._task(range(step, step + steps_per_block), rank)
@@ -266,9 +266,13 @@ def ray_dataset(feed: Feed, run: RunFacts, data: DataFacts, world_size: int, fir
             return ReadTask(lambda: [table], facts)
 
     reader: Any = feed.reader()
-    return ray.data.read_datasource(PlanSource()).map_batches(
+    # Ray must not cut blocks up, neither to have more of them nor to have small ones: it would deal
+    # the pieces out to the wrong workers.
+    dataset = ray.data.read_datasource(PlanSource(), override_num_blocks=1).map_batches(
         reader, batch_size=None, zero_copy_batch=True
     )
+    dataset.context.target_max_block_size = None
+    return dataset
 
 
 def read_rows(

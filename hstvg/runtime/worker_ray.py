@@ -35,6 +35,8 @@ class RayWorker:
         self.world_size = context.get_world_size()
         device = get_device()
         assert isinstance(device, torch.device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # collectives over objects use the current device
         self.device = device
         self.checkpoints = run_dir / "checkpoints"
         self.log = run_dir / LOG

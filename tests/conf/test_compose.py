@@ -99,7 +99,8 @@ def test_a_tracker_builds(name, tmp_path, monkeypatch):
     config = compose_train(f"tracker={name}")
     if config["tracker"]["mirror"] is None:
         return
-    mirror = build(config["tracker"]["mirror"], run_name="run", run_dir=tmp_path, config=config)
+    make = build({**config["tracker"]["mirror"], "_partial_": True})
+    mirror = make(run_name="run", run_dir=tmp_path, config=config)
     assert isinstance(mirror, Tracker)
     mirror.close()
 

@@ -336,9 +336,20 @@ def test_motion_is_estimated_where_the_truth_is_not_known(shapes_dataset):
 
 
 def split_in_two(
-    path: Path, num_steps: int, first_step: int, segment: int, block_clips: int
+    path: Path,
+    num_steps: int,
+    *,
+    first_step: int = 0,
+    segment: int = 20_000,
+    block_clips: int = 8,
+    target_bytes: int = 128 * 2**20,
 ) -> list[list[dict]]:
-    """What two consumers of one split get, each in its own thread."""
+    """What two consumers of one split get, each in its own thread.
+
+    target_bytes is the size above which Ray likes to cut blocks up; its own is 128 MiB.
+    """
+    from ray.data import DataContext
+
     run, data = run_facts(steps=first_step + num_steps), data_facts(path, block_clips=block_clips)
     got: list[list[dict]] = [[], []]
     failed: list[BaseException] = []
@@ -353,6 +364,7 @@ def split_in_two(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream_module, "STEPS_PER_SEGMENT", segment)
+        patch.setattr(DataContext.get_current(), "target_max_block_size", target_bytes)
         dataset = ray_dataset(open_feed(run, data), run, data, 2, first_step)
         dataset.context.execution_options.preserve_order = True
         threads = [
@@ -368,19 +380,19 @@ def split_in_two(
     return got
 
 
+CASES = {
+    "many blocks": {},
+    "fewer blocks than CPUs": {"block_clips": 128},
+    "blocks larger than Ray likes": {"target_bytes": 20_000},
+    "resumed": {"first_step": 5},
+    "over two borders of a segment": {"segment": 4, "first_step": 3},
+    "a segment that is no whole number of blocks": {"segment": 4, "block_clips": 12},
+}
+
+
 @pytest.mark.ray
-@pytest.mark.parametrize(
-    ("segment", "block_clips", "first_step"),
-    [
-        pytest.param(20_000, 8, 0, id="one segment"),
-        pytest.param(20_000, 8, 5, id="resumed"),
-        pytest.param(4, 8, 3, id="over two borders of a segment"),
-        pytest.param(4, 12, 0, id="a segment that is no whole number of blocks"),
-    ],
-)
-def test_ray_gives_every_worker_exactly_its_positions(
-    ray_cluster, shapes_dataset, segment, block_clips, first_step
-):
+@pytest.mark.parametrize("case", CASES)
+def test_ray_gives_every_worker_exactly_its_positions(ray_cluster, shapes_dataset, case):
     import ray
     import ray.cloudpickle
 
@@ -388,8 +400,8 @@ def test_ray_gives_every_worker_exactly_its_positions(
     # functions in what cannot be pickled. This module is not importable there, so it travels whole.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     task = ray.remote(num_cpus=0)(split_in_two)
-    num_steps = 10
-    got = ray.get(task.remote(shapes_dataset, num_steps, first_step, segment, block_clips))
+    got = ray.get(task.remote(shapes_dataset, 10, **CASES[case]))
     for rank in (0, 1):
-        want = take(worker_stream(shapes_dataset, rank, 2), num_steps, first_step=first_step)
+        stream = worker_stream(shapes_dataset, rank, 2)
+        want = take(stream, 10, first_step=CASES[case].get("first_step", 0))
         assert_same(got[rank], [clip for batch in want for clip in rows(batch)])
