@@ -11,6 +11,8 @@ import pytest
 # Read by Ray and DeepSpeed at import, in this process and in all that it starts.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["DS_ACCELERATOR"] = "cpu"
+# How often Ray Train looks after its workers; its own 2 s suit runs of hours.
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
 # Tensors are tiny here: threads on shared cores would spend the time waiting for one another.
 os.environ["OMP_NUM_THREADS"] = "1"
 

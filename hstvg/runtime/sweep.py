@@ -35,7 +35,7 @@ def sweep(config: dict[str, Any], overrides: Sequence[str]) -> list[dict[str, An
     folder = Path(settled["run_dir"])
     folder.mkdir(parents=True, exist_ok=True)
     connect()
-    results = _tune(facts, overrides, folder)
+    results = _tune(facts, overrides, settled)
     trials = [_trial(result, facts) for result in results]
     finished = sorted(
         (trial for trial in trials if trial["value"] is not None),
@@ -73,10 +73,11 @@ def table(finished: Sequence[Mapping], failed: Sequence[Mapping], metric: str) -
     return "\n".join(lines)
 
 
-def _tune(facts: Mapping[str, Any], overrides: Sequence[str], folder: Path):
+def _tune(facts: Mapping[str, Any], overrides: Sequence[str], settled: Mapping[str, Any]):
     from ray import tune
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
+    folder = Path(settled["run_dir"])
     start = _current(facts["keys"], overrides)
 
     def trainable(values: dict[str, float]) -> None:
@@ -84,12 +85,15 @@ def _tune(facts: Mapping[str, Any], overrides: Sequence[str], folder: Path):
         chosen = _as_overrides(values)
         config = _training_part(compose("sweep", [*overrides, *chosen]))
         config["run"] |= {"root": str(folder), "name": f"trial-{name}"}
+        # As absolute as the driver made them: a trial has another working directory.
+        config["data"]["path"] = settled["data"]["path"]
+        config["tokenizer_run"] = settled["tokenizer_run"]
         held_out = run_training(config, [*_without_sweep(overrides), *chosen])
         tune.report({**held_out, "run": f"trial-{name}"})
 
     tuner = tune.Tuner(
         # The trial itself only waits; its workers take what they need.
-        tune.with_resources(trainable, {"CPU": 0}),
+        tune.with_resources(trainable, {"CPU": 0.01}),
         param_space={key: tune.loguniform(facts["low"], facts["high"]) for key in facts["keys"]},
         tune_config=tune.TuneConfig(
             num_samples=facts["num_trials"],

@@ -41,6 +41,7 @@ class RayWorker:
         self.checkpoints = run_dir / "checkpoints"
         self.log = run_dir / LOG
         self.keep = keep
+        self.reported: dict[str, float] = {}
 
     def mean(self, values: Tensor) -> Tensor:
         if self.world_size > 1:
@@ -56,9 +57,8 @@ class RayWorker:
             file.write(line + "\n")
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        import ray.train
-
-        ray.train.report(dict(metrics))
+        # Returned at the end: ray.train.report keeps no metrics that come without a checkpoint.
+        self.reported = dict(metrics)
 
     def resume_dir(self) -> tuple[Path, Mapping[str, Any]] | None:
         # Rank 0 verifies and decides; the others follow, so that all load the same.
@@ -165,7 +165,7 @@ class RayLauncher:
         )
         try:
             with _showing(run_dir / LOG):
-                return dict(trainer.fit().metrics or {})
+                return dict(trainer.fit().return_value or {})
         except SystemExit as stopped:
             # Ray Train's own answer to Ctrl-C, after it has ended the workers.
             raise KeyboardInterrupt from stopped
@@ -213,7 +213,7 @@ def _showing(log: Path) -> Iterator[None]:
         thread.join(timeout=5)
 
 
-def _train_function(arguments: dict[str, Any]) -> None:
+def _train_function(arguments: dict[str, Any]) -> dict[str, float]:
     import ray.train
 
     config = arguments["config"]
@@ -223,6 +223,7 @@ def _train_function(arguments: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))
     worker = RayWorker(Path(config["run_dir"]), keep=config["run"]["keep_checkpoints"])
     arguments["run_worker"](config, worker, ray.train.get_dataset_shard("train"))
+    return worker.reported
 
 
 class _RestOfRun:

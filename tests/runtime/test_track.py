@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import wandb
 
 from hstvg.data.video import encode_video
 from hstvg.runtime.track_jsonl import JsonlTracker, SilentTracker, read_metrics
@@ -223,6 +224,7 @@ def test_wandb_without_a_key_writes_scalars_and_videos_here(offline, clip):
     tracker.scalars(2, {"loss/flow": 0.359375})
     tracker.video(2, "clip", clip)
     tracker.close()
+    wandb.teardown()  # its service may still be writing
 
     (folder,) = (offline / "wandb").glob("offline-run-*-tiny")
     (record,) = folder.glob("*.wandb")

@@ -14,6 +14,7 @@ import av
 import numpy as np
 import pytest
 import torch
+import wandb
 from safetensors.torch import load_file
 
 from hstvg.generate.bundle import load_model
@@ -361,6 +362,7 @@ def test_a_run_is_mirrored_to_wandb_without_a_key(run_locally, tmp_path, monkeyp
     for name in ("HOME", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, str(tmp_path))
     run = run_locally(tmp_path, "tok", "tracker=wandb", "run.steps=2")
+    wandb.teardown()  # its service may still be writing
     (folder,) = (run / "wandb").glob("offline-run-*-tok")
     assert b"loss/reconstruction" in next(folder.glob("*.wandb")).read_bytes()
     assert len(list(folder.rglob("*.mp4"))) == 1
