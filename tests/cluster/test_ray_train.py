@@ -29,12 +29,15 @@ ENGINES = {
     "zero-2": ("engine.zero_stage=2", "worker.num_workers=2"),
     "zero-3": ("engine.zero_stage=3", "worker.num_workers=2"),
     "one-worker": ("engine.zero_stage=2", "worker.num_workers=1"),
+    "torch-in-parts": ("engine=torch", "worker.num_workers=2", "run.micro_batch=1"),
+    "zero-3-in-parts": ("engine.zero_stage=3", "worker.num_workers=2", "run.micro_batch=1"),
 }
-"""A global batch of 4 in micro-batches of 2: two workers, or one that accumulates twice."""
+"""A global batch of 4, of which two workers take 2 each, at once or in two parts, or one takes all
+in two parts."""
 
-TOLERANCE = 1e-4
-"""Relative. float32 keeps 7 digits; the engines add gradients up in other orders, and Adam divides
-a gradient by its own size, so that over six steps the fifth digit may differ."""
+TOLERANCE = 1e-5
+"""Relative. float32 keeps 7 digits; the engines add gradients up in other orders, and over six
+steps Adam, which divides a gradient by its own size, carries that into the digits before."""
 
 
 class KillOnce:
@@ -68,8 +71,9 @@ def arguments(root, compose_run, run_locally) -> Callable[..., tuple]:
 
     def composed(name: str, *overrides: str) -> tuple:
         facts = (f"run.steps={STEPS}", "run.checkpoint_every=3", "run.validate_every=3")
+        clip = "optimizer.clip_norm=0.3"  # so low that every step is clipped
         stage = ("stage=generator", f"tokenizer_run={root / 'tok'}")
-        return compose_run(root, name, *stage, *facts, *overrides)
+        return compose_run(root, name, *stage, *facts, clip, *overrides)
 
     return composed
 
@@ -110,12 +114,13 @@ def join_cluster() -> dict[str, str]:
 @pytest.mark.parametrize("engine", [name for name in ENGINES if name != "torch"])
 def test_every_engine_takes_the_same_steps(engine, run_of):
     want, got = numbers(run_of("torch")), numbers(run_of(engine))
+    assert min(line["grad_norm"] for line in want) > 0.3
     assert [line["step"] for line in got] == list(range(1, STEPS + 1))
     for one, other in zip(got, want, strict=True):
         assert one == pytest.approx(other, rel=TOLERANCE), one["step"]
 
 
-@pytest.mark.parametrize("engine", ["zero-2", "zero-3"])
+@pytest.mark.parametrize("engine", ["zero-2", "zero-3", "zero-3-in-parts"])
 def test_every_engine_exports_the_same_average(engine, run_of):
     """Under ZeRO 3 each rank averages its own part of the weights; the export is whole."""
     want, got = (
@@ -124,7 +129,9 @@ def test_every_engine_exports_the_same_average(engine, run_of):
     assert got.keys() == want.keys()
     for name, value in got.items():
         assert value.shape == want[name].shape, name
-        torch.testing.assert_close(value, want[name], rtol=1e-3, atol=1e-5, msg=name)
+        # Of weights around 0.1 that took steps of up to 2e-3; Adam turns a gradient of almost 0,
+        # whose sign is noise, into a step like any other, hence an absolute share.
+        torch.testing.assert_close(value, want[name], rtol=TOLERANCE, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize(("engine", "ranks"), [("torch", 2), ("zero-3", 2), ("one-worker", 1)])

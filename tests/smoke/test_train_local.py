@@ -20,14 +20,16 @@ from safetensors.torch import load_file
 from hstvg.generate.bundle import load_model
 from hstvg.generate.workflow import write_clips
 from hstvg.report import write_report
+from hstvg.runtime.assemble import run_facts, settle
 from hstvg.runtime.checkpoint import check, newest
 from hstvg.runtime.command import run_command
 from hstvg.runtime.config import compose
 from hstvg.runtime.errors import ConfigError
 from hstvg.runtime.evaluation import evaluate
 from hstvg.runtime.index import read_index
-from hstvg.runtime.launch import run_training
+from hstvg.runtime.launch import export, run_training
 from hstvg.runtime.sampling import generate
+from hstvg.runtime.stream import WorkerStream, open_feed
 from hstvg.runtime.track_jsonl import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,6 +172,29 @@ def test_lineage_names_data_and_tokenizer(runs, shapes_dataset):
     assert lineage["data"]["index"] == read_index(shapes_dataset).hash
     assert lineage["tokenizer"]["run"] == str(runs / "tok")
     assert lineage["tokenizer"]["weights"].startswith("sha256:")
+
+
+def test_a_latent_is_standardised_alike_for_any_number_of_workers(runs, compose_run, tmp_path):
+    """What rank 0 measures must not depend on how many share the held-out clips."""
+    config, _ = compose_run(tmp_path, "tok", *LOCAL)
+    weights = load_file(runs / "tok" / "export" / "model.safetensors")
+    measured = []
+    for world_size in (1, 2):
+        settled = settle(config)
+        settled["run_dir"] = str(tmp_path / f"{world_size}")
+        run, data = run_facts(settled)
+        stream = WorkerStream(
+            feed=open_feed(run, data),
+            run=run,
+            data=data,
+            rank=0,
+            world_size=world_size,
+            device=torch.device("cpu"),
+            say=print,
+        )
+        measured.append(export(settled, None, weights, 4, stream).tokenizer)
+    torch.testing.assert_close(measured[0].latent_mean, measured[1].latent_mean)
+    torch.testing.assert_close(measured[0].latent_std, measured[1].latent_std)
 
 
 # ---- a run that dies --------------------------------------------------------------------------
