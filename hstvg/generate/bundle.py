@@ -6,6 +6,7 @@ clips = write_clips(model, ["a red circle moves right"], seed=0)
 
 import importlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,9 @@ def save_model(
     """Write a bundle; `weights` are named tokenizer.* and generator.*."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.contiguous() for name, value in weights.items()}
-    save_file(tensors, folder / "model.safetensors")
+    partial = folder / ".model.safetensors.partial"
+    save_file(tensors, partial)
+    os.replace(partial, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"format": FORMAT, **config}, indent=1) + "\n")
     (folder / "README.md").write_text(card)
 

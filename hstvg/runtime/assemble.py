@@ -1,6 +1,7 @@
 """From a resolved config to the objects of a run, and the checks that a wrong config fails."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
     run["root"] = str(Path(run["root"]).absolute())
     config["data"]["path"] = str(Path(config["data"]["path"]).absolute())
     config["run_dir"] = str(Path(run["root"]) / run["name"])
+    check_ranges(config)
     check_batches(run, config["worker"].get("num_workers", 1))
     if config["stage"]["name"] == "tokenizer":
         config["tokenizer_run"] = None
@@ -67,6 +69,40 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
     config["tokenizer_run"] = str(Path(config["tokenizer_run"]).absolute())
     config["tokenizer"] = _tokenizer_node(config)
     return config
+
+
+AT_LEAST_ONE = {
+    "run": (
+        "steps",
+        "global_batch",
+        "micro_batch",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "validate_every",
+        "validate_clips",
+        "log_every",
+    ),
+    "data": ("num_frames", "height", "width", "block_clips"),
+    "worker": ("num_workers",),
+}
+ABOVE_ZERO = {"data": ("fps",), "optimizer": ("lr", "clip_norm")}
+
+
+def check_ranges(config: Mapping[str, Any]) -> None:
+    """Facts are numbers that a run can have.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for least, groups in {"at least 1": AT_LEAST_ONE, "above 0": ABOVE_ZERO}.items():
+        for group, names in groups.items():
+            for name in names:
+                value = config[group].get(name, 1)
+                if value < 1 if groups is AT_LEAST_ONE else value <= 0:
+                    raise ConfigError(f"{group}.{name}={value}: must be {least}")
+    name = config["run"]["name"]  # ??? in a dry run
+    if not re.fullmatch(r"[\w.-]*\w[\w.-]*|\?\?\?", name):
+        raise ConfigError(f"run.name={name}: needs letters or digits, and takes '.', '_' and '-'")
 
 
 def check_batches(run: Mapping[str, Any], num_workers: int) -> None:

@@ -216,7 +216,7 @@ def compose(pipeline: str, overrides: Sequence[str]) -> dict[str, Any]:
             config = hydra_compose(pipeline, overrides=list(overrides))
             OmegaConf.resolve(config)
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(_explain(error, pipeline)) from error
+            raise ConfigError(_explain(error, pipeline, overrides)) from error
     missing = sorted(OmegaConf.missing_keys(config))
     if missing and not config.dry_run:
         needed = " ".join(f"{key}=..." for key in missing)
@@ -252,16 +252,17 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def _explain(error: Exception, pipeline: str) -> str:
+def _explain(error: Exception, pipeline: str, overrides: Sequence[str]) -> str:
     """Hydra's many lines as one: what is wrong, and what was probably meant."""
     text = " ".join(str(error).split())
     cause = " ".join(str(error.__cause__ or "").split())
     unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text)
     if unknown:
         key = unknown.group(1) or unknown.group(2)
-        near = difflib.get_close_matches(key, _known_keys(pipeline), n=1)
+        near = difflib.get_close_matches(key, _known_keys(pipeline, overrides), n=1)
         # A key that the defaults know was put out of reach by a choice made beside it.
-        hint = f"did you mean {near[0]}?" if near and near[0] != key else "see --help"
+        lost = key in _known_keys(pipeline, [])
+        hint = f"did you mean {near[0]}?" if near and not lost else "see --help"
         return f"{pipeline}: unknown key {key}; {hint}"
     choice = re.search(
         r"Could not find '([^']+)' Available options in '[^']+': (.*?)( Config |$)", text
@@ -277,15 +278,19 @@ def _first_line(error: Exception) -> str:
     return " ".join(lines[:2]) if lines else type(error).__name__
 
 
-def _known_keys(pipeline: str) -> list[str]:
+def _known_keys(pipeline: str, overrides: Sequence[str]) -> list[str]:
+    """All that can be overridden, given the files that the overrides choose."""
+    groups = [path.name for path in CONF_DIR.iterdir() if path.is_dir()]
+    choices = [item for item in overrides if item.lstrip("+").split("=")[0] in groups]
+
     def leaves(node: Any, prefix: str) -> list[str]:
         if not isinstance(node, dict):
             return [prefix]
-        return [
+        return [prefix] + [
             key
             for name, child in node.items()
             for key in leaves(child, f"{prefix}.{name}".strip("."))
         ]
 
-    config = hydra_compose(pipeline)
+    config = hydra_compose(pipeline, overrides=choices)
     return leaves(OmegaConf.to_container(config, throw_on_missing=False), "")

@@ -44,9 +44,11 @@ RESUME_MAY_CHANGE = {
         "root",
     },
     "data": {"path", "prefetch", "block_clips"},
+    # Not num_workers, nor the engine: a checkpoint holds the parts of as many ranks of one engine.
+    "worker": {"cpus_per_worker", "max_failures", "collective_timeout_s", "threads"},
 }
 """Facts that the same run may be given anew; with any other change it would be another run."""
-RESUME_MAY_CHANGE_WHOLE = {"worker", "engine", "tracker", "run_dir", "tokenizer_run", "dry_run"}
+RESUME_MAY_CHANGE_WHOLE = {"tracker", "run_dir", "tokenizer_run", "dry_run"}
 
 
 def run_training(config: dict[str, Any], overrides: list[str]) -> dict[str, float]:
@@ -160,7 +162,7 @@ def export(
     if config["stage"]["name"] == "tokenizer":
         model = assemble_model(node).tokenizer
         model.load_state_dict({k.removeprefix("tokenizer."): v for k, v in whole.items()})
-        model.calibrate([batch.pixels.cpu() for batch in stream.held_out()])
+        model.calibrate([batch.pixels.cpu() for batch in stream.all_held_out()])
         whole = {f"tokenizer.{name}": value for name, value in model.state_dict().items()}
     else:
         frozen = stage.tokenizer.state_dict()
@@ -196,7 +198,7 @@ def _open_folder(config: dict[str, Any], overrides: list[str]) -> None:
     """Make the run folder, or check that the one that is there is of the same run."""
     folder = Path(config["run_dir"])
     recorded = folder / "config.yaml"
-    if recorded.is_file():
+    if recorded.is_file() and any((folder / "checkpoints").glob("step_*")):
         differing = _differences(yaml.safe_load(recorded.read_text()), config)
         if differing:
             raise ConfigError(
@@ -204,7 +206,9 @@ def _open_folder(config: dict[str, Any], overrides: list[str]) -> None:
                 "give another run.name or the settings it had"
             )
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    recorded.write_text(yaml.safe_dump(config, sort_keys=False))
+    partial = recorded.with_suffix(".partial")
+    partial.write_text(yaml.safe_dump(config, sort_keys=False))
+    partial.replace(recorded)
     (folder / "overrides.txt").write_text("".join(f"{line}\n" for line in overrides))
     write_json(folder / "env.json", environment())
     write_json(folder / "lineage.json", _lineage(config))

@@ -175,14 +175,21 @@ class WorkerStream:
 
     def held_out(self) -> Iterator[VideoBatch]:
         """`validate_clips` clips of the val split, dealt to the workers in whole micro-batches."""
+        return self._held_out(self.rank, self.world_size)
+
+    def all_held_out(self) -> Iterator[VideoBatch]:
+        """The held-out clips of all workers together."""
+        return self._held_out(0, 1)
+
+    def _held_out(self, rank: int, world_size: int) -> Iterator[VideoBatch]:
         rows = self.feed.index.rows_of("val")
         if not len(rows):
             rows = self.feed.rows
         micro = self.run.micro_batch
-        rounds = max(1, self.run.validate_clips // (micro * self.world_size))
+        rounds = max(1, self.run.validate_clips // (micro * world_size))
         reader = self.feed.reader()
         for i in range(rounds):
-            first = (i * self.world_size + self.rank) * micro
+            first = (i * world_size + rank) * micro
             positions = np.arange(first, first + micro)
             block = read_rows(self.feed.index, rows[positions % len(rows)], positions=positions)
             yield to_batch(reader(block), self.data.fps, self.device)

@@ -88,7 +88,8 @@ def _tune(facts: Mapping[str, Any], overrides: Sequence[str], settled: Mapping[s
         # As absolute as the driver made them: a trial has another working directory.
         config["data"]["path"] = settled["data"]["path"]
         config["tokenizer_run"] = settled["tokenizer_run"]
-        held_out = run_training(config, [*_without_sweep(overrides), *chosen])
+        place = [f"run.root={folder}", f"run.name=trial-{name}"]
+        held_out = run_training(config, [*_for_train(overrides), *chosen, *place])
         tune.report({**held_out, "run": f"trial-{name}"})
 
     tuner = tune.Tuner(
@@ -143,5 +144,9 @@ def _training_part(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "sweep"}
 
 
-def _without_sweep(overrides: Sequence[str]) -> list[str]:
-    return [item for item in overrides if not item.lstrip("+~").startswith("sweep.")]
+def _for_train(overrides: Sequence[str]) -> list[str]:
+    """What `pipelines.train` is to be told to repeat a trial, but for its name and values."""
+    own = ("sweep.", "run.name=", "run.root=")
+    kept = [item for item in overrides if not item.lstrip("+~").startswith(own)]
+    stage = [] if any(item.startswith("stage=") for item in kept) else ["stage=generator"]
+    return [*stage, *kept]

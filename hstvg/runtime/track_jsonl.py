@@ -3,9 +3,10 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from hstvg.train.ports import Tracker
 
@@ -28,14 +29,12 @@ class JsonlTracker:
     def begin(self, step: int) -> None:
         _cut(self.file, step)
         self.stream = self.file.open("a", buffering=1)
-        if self.mirror is not None:
-            self.mirror.begin(step)
+        self._tell("begin", step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         assert self.stream is not None, "begin() opens the file"
         self.stream.write(json.dumps({"step": step, **values}) + "\n")
-        if self.mirror is not None:
-            self.mirror.scalars(step, values)
+        self._tell("scalars", step, values)
 
     def video(self, step: int, name: str, file: Path) -> None:
         folder = self.run_dir / "samples"
@@ -44,14 +43,22 @@ class JsonlTracker:
         shutil.copyfile(file, target)
         if (prompt := file.with_suffix(".txt")).exists():
             shutil.copyfile(prompt, target.with_suffix(".txt"))
-        if self.mirror is not None:
-            self.mirror.video(step, name, target)
+        self._tell("video", step, name, target)
 
     def close(self) -> None:
         if self.stream is not None:
             self.stream.close()
-        if self.mirror is not None:
-            self.mirror.close()
+        self._tell("close")
+
+    def _tell(self, what: str, *arguments: Any) -> None:
+        """Pass it on; after its first fault the mirror is let go."""
+        if self.mirror is None:
+            return
+        try:
+            getattr(self.mirror, what)(*arguments)
+        except Exception as error:
+            print(f"{type(self.mirror).__name__} off: {error}", file=sys.stderr, flush=True)
+            self.mirror = None
 
 
 class SilentTracker:

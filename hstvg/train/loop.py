@@ -63,8 +63,9 @@ def train(
     tracker.begin(step)
     clock = Clock(facts, first_step=step)
     held_out = {}
-    if step == facts.steps:
+    if step >= facts.steps:
         held_out = validate(stage, objective, engine, worker, stream)
+        publish(step, engine, ema, worker, export)  # a kill may have come before it
     batches = stream.train(first_step=step)
     while step < facts.steps:
         step += 1
@@ -147,6 +148,11 @@ def save(step: int, engine: Engine, ema: Ema, worker: Worker, export: Export) ->
     with worker.checkpoint(step, {"ema_updates": ema.updates}) as folder:
         engine.save(folder)
         ema.save(folder / _ema_file(worker))
+    publish(step, engine, ema, worker, export)
+
+
+def publish(step: int, engine: Engine, ema: Ema, worker: Worker, export: Export) -> None:
+    """Write the averaged weights as a loadable model; called by all ranks."""
     whole = engine.gather(ema.average)
     if worker.rank == 0:
         export(whole, step)

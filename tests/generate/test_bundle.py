@@ -112,7 +112,7 @@ def test_a_tokenizer_alone_is_a_bundle_that_generates_nothing(tmp_path):
 
 def test_weights_of_another_model_are_refused(bundle, tmp_path):
     folder, _ = bundle
-    wider = CONFIG | {"tokenizer": CONFIG["tokenizer"] | {"base": 16}}
+    wider = {"format": 1} | CONFIG | {"tokenizer": CONFIG["tokenizer"] | {"base": 16}}
     (tmp_path / "config.json").write_text(json.dumps(wider))
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     with pytest.raises(ValueError, match="weights of the tokenizer do not fit"):

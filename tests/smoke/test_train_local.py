@@ -389,7 +389,11 @@ def test_a_run_is_mirrored_to_wandb_without_a_key(run_locally, tmp_path, monkeyp
     run = run_locally(tmp_path, "tok", "tracker=wandb", "run.steps=2")
     wandb.teardown()  # its service may still be writing
     (folder,) = (run / "wandb").glob("offline-run-*-tok")
-    assert b"loss/reconstruction" in next(folder.glob("*.wandb")).read_bytes()
+    for _ in range(100):
+        if files := list(folder.glob("*.wandb")):
+            break
+        time.sleep(0.2)
+    assert b"loss/reconstruction" in files[0].read_bytes()
     assert len(list(folder.rglob("*.mp4"))) == 1
 
 
