@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -58,7 +59,9 @@ class JsonlTracker:
             getattr(self.mirror, what)(*arguments)
         except Exception as error:
             print(f"{type(self.mirror).__name__} off: {error}", file=sys.stderr, flush=True)
-            self.mirror = None
+            broken, self.mirror = self.mirror, None
+            with suppress(Exception):
+                broken.close()
 
 
 class SilentTracker:
