@@ -9,10 +9,9 @@ motion    displacement in the picture, as a fraction of the frame width per seco
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -32,10 +31,6 @@ class VideoBatch:
     """Forward optical flow (x, y) in frame widths per second, on a coarse grid; 0 where unknown."""
     motion_confidence: Float[Tensor, "B 1 T Hm Wm"]
     """Trust in `motion`, 0 to 1; 0 at the last frame, which has no successor."""
-
-    def to(self, device: torch.device) -> "VideoBatch":
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{name: value.to(device) for name, value in tensors.items()})
 
     def __len__(self) -> int:
         return len(self.captions)

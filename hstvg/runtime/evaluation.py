@@ -1,6 +1,5 @@
 """Scores of a run on clips it was not trained on, with intervals, baselines and chance."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -209,7 +208,7 @@ def _write(
                 (out / row[name]).write_bytes(encode_video(clip, window.fps))
         rows.append(row)
     write_json(out / "rows.json", rows)
-    write_json(out / "metrics.json", json.loads(json.dumps(scores)))
+    write_json(out / "metrics.json", scores)
 
 
 def _shown(estimate: Mapping[str, float]) -> str:

@@ -1,6 +1,5 @@
 """A training run from its config: the run folder, the workers, the loop, the export."""
 
-import json
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -287,15 +286,3 @@ def _card(config: Mapping[str, Any], step: int) -> str:
         'model = load_model("export")\n```\n\n'
         "Its licence is that of the footage it was trained on.\n"
     )
-
-
-def recorded_config(folder: Path) -> dict[str, Any]:
-    """The config a run was trained with.
-
-    Raises:
-        ConfigError: the folder is no run.
-    """
-    file = folder / "config.yaml"
-    if not file.is_file():
-        raise ConfigError(f"{folder} is no run folder: it has no config.yaml")
-    return json.loads(json.dumps(yaml.safe_load(file.read_text())))

@@ -223,7 +223,7 @@ class WorkerStream:
         for key, cause in zip(arrays["key"], arrays["damaged"], strict=True):
             if cause:
                 self.damaged += 1
-                self.say(f"skipped {key}: {cause}")
+                self.say(f"skipped {key}: {cause} ({self.damaged} by this worker so far)")
 
 
 def ray_dataset(feed: Feed, run: RunFacts, data: DataFacts, world_size: int, first_step: int):
