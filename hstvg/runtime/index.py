@@ -17,12 +17,13 @@ FILE_NAME = "index.parquet"
 
 SCHEMA = pa.schema(
     [
-        ("shard", pa.string()),  # relative to the data set, e.g. shards/000000.tar
+        # Relative to the data set, e.g. shards/000000.tar; absolute where it lies elsewhere.
+        ("shard", pa.string()),
         ("key", pa.string()),
         ("offset", pa.int64()),  # bytes; first byte of the MP4 in its tar
         ("size", pa.int64()),  # bytes
         ("json_offset", pa.int64()),
-        ("json_size", pa.int64()),
+        ("json_size", pa.int64()),  # 0 where the sample has no JSON member
         ("num_frames", pa.int32()),
         ("width", pa.int32()),
         ("height", pa.int32()),
@@ -30,6 +31,7 @@ SCHEMA = pa.schema(
         ("caption", pa.string()),
         ("split", pa.string()),  # train, val or unseen
         ("checksum", pa.string()),  # of the MP4, "sha256:" and hexadecimal digits
+        ("json_checksum", pa.string()),  # of the JSON member; empty where there is none
     ]
 )
 

@@ -93,6 +93,7 @@ def _add_sample(tar: tarfile.TarFile, file: IO[bytes], sample: Sample) -> dict[s
         "json_size": len(facts),
         **{name: sample.facts[name] for name in columns},
         "checksum": checksum(sample.video),
+        "json_checksum": checksum(facts),
     }
 
 
