@@ -5,7 +5,7 @@ decodes in the worker's own process. Either way a worker gets exactly the positi
 and checks them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -180,6 +180,15 @@ class WorkerStream:
     def all_held_out(self) -> Iterator[VideoBatch]:
         """The held-out clips of all workers together."""
         return self._held_out(0, 1)
+
+    def state(self, step: int) -> Mapping[str, Any]:
+        """Where in the data a run is after a step, and which data that is."""
+        return {
+            "samples": step * self.run.global_batch,
+            "seed": self.run.seed,
+            "global_batch": self.run.global_batch,
+            "index_hash": self.feed.index.hash,
+        }
 
     def _held_out(self, rank: int, world_size: int) -> Iterator[VideoBatch]:
         rows = self.feed.index.rows_of("val")

@@ -85,7 +85,7 @@ def train(
         if worker.rank == 0 and (last or step % facts.log_every == 0):
             worker.say(progress_line(step, facts, scalars, clock))
         if last or step % facts.checkpoint_every == 0:
-            save(step, engine, ema, worker, export)
+            save(step, engine, ema, worker, stream, export)
             clock.pause()
     worker.report(held_out)
     return held_out
@@ -143,9 +143,11 @@ def psnr(prediction: Prediction) -> Tensor:
     return -10 * torch.log10((error / 2).square().flatten(1).mean(1).clamp_min(1e-10))
 
 
-def save(step: int, engine: Engine, ema: Ema, worker: Worker, export: Export) -> None:
+def save(
+    step: int, engine: Engine, ema: Ema, worker: Worker, stream: Stream, export: Export
+) -> None:
     """Write a checkpoint with all ranks, then the averaged weights as a loadable model."""
-    with worker.checkpoint(step, {"ema_updates": ema.updates}) as folder:
+    with worker.checkpoint(step, {**stream.state(step), "ema_updates": ema.updates}) as folder:
         engine.save(folder)
         ema.save(folder / _ema_file(worker))
     publish(step, engine, ema, worker, export)

@@ -107,3 +107,7 @@ class Stream(Protocol):
     def held_out(self) -> Iterator[VideoBatch]:
         """The same few held-out clips each time, equally many batches on every worker."""
         ...
+
+    def state(self, step: int) -> Mapping[str, Any]:
+        """What a checkpoint's manifest says of the data at a step."""
+        ...
