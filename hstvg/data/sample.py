@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from jaxtyping import Float16, UInt8
 
+from hstvg.data.decode import decode_window
 from hstvg.data.optical_flow import estimate_flow, pool_flow
 from hstvg.data.shapes import render
-from hstvg.data.video import decode_window
 from hstvg.scene.syntax import Scene
 from hstvg.types import VideoBatch
 

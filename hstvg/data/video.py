@@ -1,11 +1,12 @@
-"""Video bytes: encoding, probing, transcoding and decoding windows, all with PyAV.
+"""Video bytes: opening them safely, probing and encoding, all with PyAV.
 
-Every failure to read is an `UnreadableVideo` with one line, so that ingestion can refuse a file and
-go on. Times are seconds after the first frame of the stream.
+Whatever is opened here may be somebody else's: nothing a file says of itself is believed, every
+cost is bounded, and every failure to read is an `UnreadableVideo` with one line, so that ingestion
+can refuse a file and go on.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +20,7 @@ import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.filter import Graph
+from av.stream import Disposition
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -28,12 +30,28 @@ from jaxtyping import UInt8
 Source = bytes | str | PathLike[str]
 """The content of a video file, or the path of one."""
 
-LONGEST_GAP_S = 600
-"""A longer pause between two frames is a broken time stamp, not a pause."""
+CONTAINERS = (
+    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,gif,yuv4mpegpipe,nut,ivf,"
+    "h264,hevc,m4v,obu,av1,mjpeg,dv,rm,wtv,swf,3gp,apng,webp_anim,vc1,dirac"
+)
+"""What may be opened: FFmpeg's names of formats that hold their own pictures. Playlists, scripts
+and lists of images are not among them, for those name other files to be read."""
+
+MAX_FILE_BYTES = 64 * 2**30
+"""A day of camera footage at 6 Mbit/s; a file that is larger is no clip and no film."""
+MAX_PIXELS = 8192 * 4352
+"""Per frame: level 6.2, the highest of H.264 and HEVC, which is all of 8K. One such frame is 53 MB
+in yuv420p, and a decoder holds up to 17 of them."""
+MAX_DURATION_S = 6 * 3600
+"""Longer than any film. A still picture of a few bytes can claim to last for years."""
+MAX_FRAMES = 1_000_000
+"""Of one whole video, read or written: over nine hours at 30 per second."""
+MAX_FPS = 240
+"""Faster than this is the clock of a container, not a rate of pictures."""
 
 
 class UnreadableVideo(ValueError):
-    """Not a video, an empty one, or one that breaks off."""
+    """Not a video, an empty or damaged one, one that breaks off, or one beyond the limits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +92,13 @@ def encode_video(
         )
         for image in frames
     )
-    return _mux(images, _as_rate(fps), (width, height), codec=codec, crf=crf, gop=gop)
+    return write_mp4(images, as_rate(fps), codec=codec, crf=crf, gop=gop)
 
 
 def encode_gif(frames: UInt8[np.ndarray, "T H W 3"], fps: float) -> bytes:
     """An endlessly repeating GIF with a palette of its own. GIF counts time in 1/100 s."""
     _, height, width, _ = frames.shape
-    rate = _as_rate(fps)
+    rate = as_rate(fps)
     graph = _palette_graph(width, height, rate)
     for number, image in enumerate(frames):
         frame = VideoFrame.from_ndarray(image, format="rgb24")
@@ -103,9 +121,9 @@ def probe_video(source: Source) -> VideoInfo:
     Raises:
         UnreadableVideo: not a video, no frame, or clearly fewer frames than the file declares.
     """
-    with _opened(source) as (container, stream):
-        num_frames = sum(1 for _ in _decode_all(container, stream))
-        fps = float(_rate_of(stream))
+    with opened(source) as (container, stream):
+        num_frames = sum(1 for _ in every_frame(container, stream))
+        fps = float(rate_of(stream))
         return VideoInfo(
             num_frames=num_frames,
             width=stream.width,
@@ -115,83 +133,48 @@ def probe_video(source: Source) -> VideoInfo:
         )
 
 
-def transcode(source: Source, *, max_side: int) -> tuple[bytes, VideoInfo]:
-    """The video as H.264 MP4 with short groups of pictures, at a constant rate, without sound.
-
-    The longer side becomes at most `max_side` pixels, the aspect is kept, both sides become even.
-    A variable rate becomes the average rate by repeating and dropping frames, so that motion keeps
-    its true speed.
-
-    Raises:
-        UnreadableVideo: as `probe_video`.
-    """
-    with _opened(source) as (container, stream):
-        rate = _rate_of(stream)
-        shrink = min(1.0, max_side / max(stream.width, stream.height))
-        width, height = (_even(side * shrink) for side in (stream.width, stream.height))
-        reformatter = VideoReformatter()
-        images = (
-            reformatter.reformat(frame, width=width, height=height, format="yuv420p", threads=1)
-            for frame in _at_constant_rate(_decode_all(container, stream), rate)
-        )
-        data = _mux(images, rate, (width, height))
-    return data, probe_video(data)
-
-
-def decode_window(
-    data: bytes, *, start_s: float, num_frames: int, fps: float, height: int, width: int
-) -> UInt8[np.ndarray, "T H W 3"]:
-    """RGB frames of the moments start_s + i / fps, scaled to cover and cropped at the centre.
-
-    Each is the frame on show at its moment: the latest one at or before it, by time stamp, so a
-    variable rate is handled. Where the video ends early its last frame is held.
-    """
-    clip = np.empty((num_frames, height, width, 3), np.uint8)
-    # One scaler for all, on this thread: making one per frame costs more than decoding a small
-    # frame, and handing a frame to the scaler's threads costs sixty times more than scaling it.
-    reformatter = VideoReformatter()
-    with _opened(data) as (container, stream):
-        cover = max(width / stream.width, height / stream.height)
-        size = (max(width, round(stream.width * cover)), max(height, round(stream.height * cover)))
-        left, top = (size[0] - width) // 2, (size[1] - height) // 2
-        last = None
-        for i, frame in enumerate(_on_show(container, stream, start_s, num_frames, fps)):
-            if frame is last:
-                clip[i] = clip[i - 1]
-                continue
-            last = frame
-            image = reformatter.reformat(
-                frame, width=size[0], height=size[1], format="rgb24", threads=1
-            )
-            clip[i] = image.to_ndarray()[top : top + height, left : left + width]
-    return clip
-
-
 @contextmanager
-def _opened(source: Source) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and its first video stream; whatever goes wrong inside is unreadable."""
+def opened(source: Source) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and its best video stream; whatever goes wrong inside is unreadable."""
     name = "video" if isinstance(source, bytes) else Path(source).name
     try:
+        check_limit("bytes", _size_of(source), MAX_FILE_BYTES)
         file = BytesIO(source) if isinstance(source, bytes) else fspath(source)
-        with av.open(file, "r") as container:
-            if not container.streams.video:
-                raise UnreadableVideo("no video stream")
-            stream = container.streams.video[0]
+        options = {
+            "format_whitelist": CONTAINERS,
+            "protocol_whitelist": "file",
+            # The first frames are decoded while opening, before their size can be checked here.
+            "max_pixels": str(MAX_PIXELS),
+        }
+        with av.open(file, "r", options=options) as container:
+            stream = _best_stream(container)
+            check_limit("pixels a frame", stream.width * stream.height, MAX_PIXELS)
+            check_limit("seconds", (container.duration or 0) / av.time_base, MAX_DURATION_S)
             # One thread: many clips are decoded side by side, and small frames do not split well.
             stream.codec_context.thread_count = 1
+            # The size may also change in mid-stream.
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             yield container, stream
     except (FFmpegError, UnreadableVideo) as error:
         cause = error if isinstance(error, UnreadableVideo) else error.strerror
         raise UnreadableVideo(f"{name} cannot be read: {cause}") from error
 
 
-def _decode_all(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """Every frame, in order; refuses a stream that breaks off."""
+def check_limit(what: str, found: float, limit: float) -> None:
+    if found > limit:
+        raise UnreadableVideo(f"{found:.0f} {what} are more than {limit}")
+
+
+def every_frame(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """Every frame, in order; refuses a stream that is damaged or breaks off."""
     count, broken = 0, False
     for packet in container.demux(stream):
         broken |= packet.is_corrupt
         for frame in packet.decode():
             count += 1
+            check_limit("frames", count, MAX_FRAMES)
+            if frame.is_corrupt:
+                raise UnreadableVideo(f"frame {count} is damaged")
             yield frame
     if count == 0:
         raise UnreadableVideo("it holds no frame")
@@ -200,87 +183,75 @@ def _decode_all(container: InputContainer, stream: VideoStream) -> Iterator[Vide
         raise UnreadableVideo(f"it breaks off after {count} of about {max(count, declared)} frames")
 
 
-def _declared_frames(container: InputContainer, stream: VideoStream) -> int:
-    """Fewer frames than this are clearly fewer than the container promises."""
-    if stream.frames:
-        # Edit lists hide a few frames of whole files.
-        return stream.frames - max(1, stream.frames // 50)
-    if container.duration and not container.streams.audio:
-        return int(0.75 * container.duration / av.time_base * _rate_of(stream))
-    return 0
+def rate_of(stream: VideoStream) -> Fraction:
+    """Frames per second, on average."""
+    rate = stream.average_rate or stream.guessed_rate
+    if not rate or rate < 0:
+        raise UnreadableVideo("it states no frame rate")
+    return min(rate, Fraction(MAX_FPS))
 
 
-def _on_show(
-    container: InputContainer, stream: VideoStream, start_s: float, num_frames: int, fps: float
-) -> Iterator[VideoFrame]:
-    """For each wanted moment the latest frame at or before it, the last one repeated at the end."""
-    origin = stream.start_time or 0
-    tick = float(stream.time_base or 1)
-    # Half a tick of tolerance: a moment that equals a time stamp must not fall before it.
-    wanted = [start_s + i / fps + 0.5 * tick for i in range(num_frames)]
-    if start_s > 0.0:
-        container.seek(origin + int(start_s / tick), stream=stream, backward=True)
-    held, shown = None, 0
-    for frame in container.decode(stream):
-        now = ((frame.pts or 0) - origin) * tick
-        while held is not None and shown < num_frames and wanted[shown] < now:
-            yield held
-            shown += 1
-        if shown == num_frames:
-            return
-        held = frame
-    if held is None:
-        raise UnreadableVideo(f"it holds no frame at {start_s:.3f} s")
-    yield from [held] * (num_frames - shown)
+def as_rate(fps: float) -> Fraction:
+    return Fraction(fps).limit_denominator(1001)
 
 
-def _at_constant_rate(frames: Iterator[VideoFrame], rate: Fraction) -> Iterator[VideoFrame]:
-    """Frames moved to the nearest slot of a constant rate; empty slots repeat the one before."""
-    held, origin, shown = None, Fraction(0), 0
-    for frame in frames:
-        if frame.pts is None or frame.time_base is None:
-            slot = shown + 1
-        else:
-            now = frame.pts * frame.time_base
-            origin = now if held is None else origin
-            # Rounding forgives containers that store time in milliseconds.
-            slot = round((now - origin) * rate)
-        if slot - shown > LONGEST_GAP_S * rate:
-            raise UnreadableVideo(f"its time stamps jump by more than {LONGEST_GAP_S} s")
-        while held is not None and shown < slot:
-            yield held
-            shown += 1
-        held = frame
-    if held is not None:
-        yield held
-
-
-def _mux(
-    images: Iterator[VideoFrame],
+def write_mp4(
+    images: Iterable[VideoFrame],
     rate: Fraction,
-    size: tuple[int, int],
     *,
     codec: str = "libx264",
     crf: int = 18,
     gop: int = 16,
 ) -> bytes:
+    """An MP4 file of frames in yuv420p, all of one size, shown one after the other."""
     # A file, not memory: moving the index to the front (faststart) reopens what was written.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
         with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
             stream = cast(VideoStream, container.add_stream(codec, rate=rate))
-            stream.width, stream.height = size
             stream.pix_fmt = "yuv420p"
             stream.codec_context.thread_count = 1
             # Without mbtree the same frames give the same bytes, which x264 else does not promise.
             stream.options = {"crf": str(crf), "g": str(gop), "bf": "0", "mbtree": "0"}
             for number, image in enumerate(images):
+                if number == 0:
+                    stream.width, stream.height = image.width, image.height
                 image.pts, image.time_base = number, 1 / rate
                 # Left to itself, the encoder would copy key frames from the source's frame types.
                 image.pict_type = 0
                 container.mux(stream.encode(image))
             container.mux(stream.encode(None))
         return path.read_bytes()
+
+
+def _size_of(source: Source) -> int:
+    if isinstance(source, bytes):
+        return len(source)
+    return Path(source).stat().st_size if Path(source).is_file() else 0
+
+
+def _best_stream(container: InputContainer) -> VideoStream:
+    """The largest stream of moving pictures: a cover or a thumbnail is not what was filmed."""
+    covers = Disposition.attached_pic | Disposition.timed_thumbnails
+    streams = [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & covers and stream.codec_context is not None
+    ]
+    if not streams:
+        raise UnreadableVideo("no video stream")
+    # A cover can also lie there as an ordinary stream of one frame.
+    return max(streams, key=lambda stream: (stream.frames != 1, stream.width * stream.height))
+
+
+def _declared_frames(container: InputContainer, stream: VideoStream) -> int:
+    """Fewer frames than this are clearly fewer than the container promises."""
+    if stream.frames:
+        # Edit lists hide a few frames of whole files.
+        return stream.frames - max(1, stream.frames // 50)
+    if container.duration and not container.streams.audio:
+        return int(0.75 * container.duration / av.time_base * rate_of(stream))
+    return 0
 
 
 def _palette_graph(width: int, height: int, rate: Fraction) -> Graph:
@@ -297,19 +268,3 @@ def _palette_graph(width: int, height: int, rate: Fraction) -> Graph:
     paint.link_to(sink)
     graph.configure()
     return graph
-
-
-def _as_rate(fps: float) -> Fraction:
-    return Fraction(fps).limit_denominator(1001)
-
-
-def _rate_of(stream: VideoStream) -> Fraction:
-    rate = stream.average_rate or stream.guessed_rate
-    if not rate:
-        raise UnreadableVideo("it states no frame rate")
-    return rate
-
-
-def _even(side: float) -> int:
-    # Down, so that no side exceeds what was asked for; the sum forgives rounding just below.
-    return max(2, 2 * int(side / 2.0 + 1e-6))

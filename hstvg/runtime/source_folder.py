@@ -66,7 +66,8 @@ class FolderSource:
         return found + [{"name": name, "refusal": refusal} for name in absent]
 
     def sample(self, item: Item) -> Sample:
-        from hstvg.data.video import UnreadableVideo, transcode
+        from hstvg.data.transcode import Form, transcode
+        from hstvg.data.video import UnreadableVideo
 
         if "refusal" in item:
             raise Refused(item["refusal"])
@@ -75,7 +76,7 @@ class FolderSource:
             raise Refused("no caption")
         path = _inside(self.root, item["name"])
         try:
-            video, info = transcode(path, max_side=self.max_side)
+            video, info = transcode(path, Form(max_side=self.max_side))
         except UnreadableVideo as error:
             if getattr(error.__cause__, "errno", None) == errno.ENOSPC:
                 raise OSError(errno.ENOSPC, "no space for temporary files") from error

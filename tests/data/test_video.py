@@ -4,15 +4,10 @@ import av
 import numpy as np
 import pytest
 
+from hstvg.data.decode import decode_window
 from hstvg.data.shapes import render, sample_scene
-from hstvg.data.video import (
-    UnreadableVideo,
-    decode_window,
-    encode_gif,
-    encode_video,
-    probe_video,
-    transcode,
-)
+from hstvg.data.transcode import Form, transcode
+from hstvg.data.video import UnreadableVideo, encode_gif, encode_video, probe_video
 
 STEP = 5
 
@@ -154,9 +149,9 @@ def test_a_window_covers_and_crops_the_centre():
 def test_transcoding_shrinks_and_keeps_aspect_rate_and_content(tmp_path, shapes):
     path = tmp_path / "source.mp4"
     path.write_bytes(encode_video(shapes, 8.0, gop=250))
-    data, info = transcode(path, max_side=35)
+    data, info = transcode(path, Form(max_side=35))
     assert (info.num_frames, info.width, info.height, info.fps) == (16, 34, 26, 8.0)
-    same, info = transcode(path, max_side=256)
+    same, info = transcode(path, Form(max_side=256))
     assert (info.width, info.height) == (64, 48)
     clip = decode_window(same, start_s=0.0, num_frames=16, fps=8.0, height=48, width=64)
     assert psnr(clip, shapes) > 33
@@ -165,14 +160,14 @@ def test_transcoding_shrinks_and_keeps_aspect_rate_and_content(tmp_path, shapes)
 
 def test_transcoding_a_variable_rate_keeps_the_time(tmp_path):
     variable_rate(tmp_path / "clip.mp4", [0, 20, 40, 120, 140, 160])
-    data, info = transcode(tmp_path / "clip.mp4", max_side=32)
+    data, info = transcode(tmp_path / "clip.mp4", Form(max_side=32))
     assert info.duration_s == pytest.approx(1.6, abs=0.4)
     clip = decode_window(data, start_s=0.0, num_frames=2, fps=1.0, height=32, width=32)
     assert numbers_of(clip) == [0, 2]
 
 
 def test_transcoding_makes_key_frames_often():
-    data, _ = transcode(encode_video(counting_frames(50), 25.0, gop=250), max_side=32)
+    data, _ = transcode(encode_video(counting_frames(50), 25.0, gop=250), Form(max_side=32))
     with av.open(BytesIO(data)) as container:
         keys = [n for n, frame in enumerate(container.decode(video=0)) if frame.key_frame]
     assert max(np.diff([*keys, 50])) <= 16
@@ -182,4 +177,4 @@ def test_transcoding_refuses_what_breaks_off(tmp_path, counting):
     path = tmp_path / "source.mp4"
     path.write_bytes(counting[: len(counting) * 2 // 3])
     with pytest.raises(UnreadableVideo, match=r"source\.mp4 cannot be read"):
-        transcode(path, max_side=32)
+        transcode(path, Form(max_side=32))

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from hstvg.data.decode import decode_window
 from hstvg.data.shapes import render, sample_scene
-from hstvg.data.video import decode_window, encode_video
+from hstvg.data.video import encode_video
 from hstvg.metrics.control import CHANCE, ControlAccuracy, judge_clip
 from hstvg.scene.grammar import COLOURS, read_caption, write_caption
 from hstvg.types import Metric

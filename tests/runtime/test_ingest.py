@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 
-from hstvg.data.video import decode_window
+from hstvg.data.decode import decode_window
 from hstvg.runtime.errors import CommandError, ConfigError
 from hstvg.runtime.index import read_index
 from hstvg.runtime.ingest import ingest, preview
