@@ -102,19 +102,11 @@ def _loop(config: dict[str, Any], batches: Iterator[Any]) -> float:
 def _batches(config: dict[str, Any], steps: int) -> Iterator[Any]:
     import torch
 
-    from hstvg.runtime.assemble import run_facts
-    from hstvg.runtime.stream import WorkerStream, open_feed
+    from hstvg.runtime.launch import open_stream
+    from hstvg.runtime.worker_local import LocalWorker
 
-    run, data = run_facts(config)
-    stream = WorkerStream(
-        feed=open_feed(run, data),
-        run=run,
-        data=data,
-        rank=0,
-        world_size=1,
-        device=torch.device("cpu"),
-        say=print,
-    ).train(first_step=0)
+    worker = LocalWorker(Path(config["run_dir"]), device=torch.device("cpu"), keep=1)
+    stream = open_stream(config, worker, None).train(first_step=0)
     for _ in range(steps):
         yield next(stream)
 

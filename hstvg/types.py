@@ -27,9 +27,10 @@ class VideoBatch:
     positions: Int[Tensor, "B"]
     """Place of each clip in the plan: all its randomness derives from it, never from a rank."""
     keys: tuple[str, ...]
-    motion: Float[Tensor, "B 2 T Hm Wm"]
-    """Forward optical flow (x, y) in frame widths per second, on a coarse grid; 0 where unknown."""
-    motion_confidence: Float[Tensor, "B 1 T Hm Wm"]
+    motion: Float[Tensor, "B 2 T Hm Wm"] | None = None
+    """Forward optical flow (x, y) in frame widths per second, on a coarse grid; 0 where unknown.
+    None where nobody asked for it."""
+    motion_confidence: Float[Tensor, "B 1 T Hm Wm"] | None = None
     """Trust in `motion`, 0 to 1; 0 at the last frame, which has no successor."""
 
     def __len__(self) -> int:

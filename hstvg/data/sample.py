@@ -1,12 +1,10 @@
 """What a shard sample holds, and the window of it that a model trains on."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float16, UInt8
 
 from hstvg.data.decode import decode_window
 from hstvg.data.optical_flow import estimate_flow, pool_flow
@@ -31,49 +29,56 @@ class Window:
     def duration_s(self) -> float:
         return self.num_frames / self.fps
 
-
-@dataclass(frozen=True, kw_only=True)
-class Clip:
-    """A decoded window, as it travels from the data tasks to the workers."""
-
-    pixels: UInt8[np.ndarray, "T H W 3"]
-    motion: Float16[np.ndarray, "2 T Hm Wm"]
-    """Frame widths per second."""
-    motion_confidence: Float16[np.ndarray, "1 T Hm Wm"]
+    @property
+    def num_pixels(self) -> int:
+        """Of all frames."""
+        return self.num_frames * self.height * self.width
 
 
-def read_clip(video: bytes, facts: bytes, window: Window, start: float) -> Clip:
-    """Decode a window of a sample and find its motion.
-
-    Motion is exact where the sample carries its scene, estimated otherwise.
+def read_clip(
+    video: bytes,
+    *,
+    duration_s: float,
+    scene: Mapping[str, object] | None,
+    window: Window,
+    start: float,
+    motion: bool,
+    decoder: str,
+) -> dict[str, np.ndarray]:
+    """Decode a window of a sample and, if wanted, find its motion.
 
     Args:
         video: the MP4 member.
-        facts: the JSON member.
+        scene: of the shape world, as its JSON member holds it; its motion is exact, that of any
+            other footage is estimated.
         start: where the window lies among its possible starts, 0 to 1.
+
+    Returns:
+        pixels, uint8 T H W 3, and with motion also `motion`, float16 2 T Hm Wm in frame widths per
+        second, and `motion_confidence`, float16 1 T Hm Wm.
 
     Raises:
         ValueError: a member is damaged.
     """
-    record = json.loads(facts)
-    duration_s = record["num_frames"] / record["fps"]
     start_s = start * max(duration_s - window.duration_s, 0.0)
     size = {"height": window.height, "width": window.width}
     span = {"start_s": start_s, "num_frames": window.num_frames, "fps": window.fps}
-    pixels = decode_window(video, **span, **size)
-    if record.get("scene"):
-        flow = render(Scene.model_validate(record["scene"]), **span, **size).flow
+    pixels = decode_window(video, **span, **size, decoder=decoder)
+    if not motion:
+        return {"pixels": pixels}
+    if scene:
+        flow = render(Scene.model_validate(scene), **span, **size).flow
         confidence = np.ones_like(flow[:, :1])
         confidence[-1] = 0
     else:
         flow, confidence = estimate_flow(pixels, window.fps)
     stride = flow.shape[2] // max(window.height // MOTION_STRIDE, 1)
-    motion, trust = pool_flow(flow, confidence, stride)
-    return Clip(
-        pixels=pixels,
-        motion=motion.transpose(1, 0, 2, 3).astype(np.float16),
-        motion_confidence=trust.transpose(1, 0, 2, 3).astype(np.float16),
-    )
+    pooled, trust = pool_flow(flow, confidence, stride)
+    return {
+        "pixels": pixels,
+        "motion": pooled.transpose(1, 0, 2, 3).astype(np.float16),
+        "motion_confidence": trust.transpose(1, 0, 2, 3).astype(np.float16),
+    }
 
 
 def to_batch(arrays: Mapping[str, np.ndarray], fps: float, device: torch.device) -> VideoBatch:
@@ -85,9 +90,15 @@ def to_batch(arrays: Mapping[str, np.ndarray], fps: float, device: torch.device)
         captions=_texts(arrays["caption"]),
         positions=torch.from_numpy(np.array(arrays["position"], dtype=np.int64)),
         keys=_texts(arrays["key"]),
-        motion=_tensor(arrays["motion"], device).float(),
-        motion_confidence=_tensor(arrays["motion_confidence"], device).float(),
+        motion=_optional(arrays, "motion", device),
+        motion_confidence=_optional(arrays, "motion_confidence", device),
     )
+
+
+def _optional(
+    arrays: Mapping[str, np.ndarray], name: str, device: torch.device
+) -> torch.Tensor | None:
+    return _tensor(arrays[name], device).float() if name in arrays else None
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -100,8 +100,9 @@ class HierarchicalGenerator(nn.Module):
         draws: Draws,
     ) -> GeneratorExample:
         """Draw times, noises and dropped captions, and place the clips on their paths."""
-        pyramid = self.path.pyramid(torch.cat([z, motion], dim=1), self.scales)
-        trust = self.path.pyramid(confidence, self.scales)
+        scales = ScaleSchedule.cubic(z.shape[2:])  # clips of another size are trained on, too
+        pyramid = self.path.pyramid(torch.cat([z, motion], dim=1), scales)
+        trust = self.path.pyramid(confidence, scales)
         dropped = draws.coins("text_dropout", self.text_dropout)
         ids, mask = self.text.tokenize(
             ["" if drop else caption for caption, drop in zip(captions, dropped, strict=True)]

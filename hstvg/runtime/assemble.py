@@ -12,6 +12,7 @@ from hstvg.generate.bundle import VideoModel, load_model
 from hstvg.objective.objective import Objective
 from hstvg.runtime.config import DataFacts, RunFacts, build
 from hstvg.runtime.errors import ConfigError
+from hstvg.runtime.storage import absolute
 from hstvg.train.ports import Stage
 
 
@@ -52,7 +53,7 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
     config = json.loads(json.dumps(config))
     run = config["run"]
     run["root"] = str(Path(run["root"]).absolute())
-    config["data"]["path"] = str(Path(config["data"]["path"]).absolute())
+    config["data"]["path"] = absolute(config["data"]["path"])
     config["run_dir"] = str(Path(run["root"]) / run["name"])
     check_ranges(config)
     check_batches(run, config["worker"].get("num_workers", 1))
@@ -82,10 +83,10 @@ AT_LEAST_ONE = {
         "validate_clips",
         "log_every",
     ),
-    "data": ("num_frames", "height", "width", "block_clips"),
+    "data": ("num_frames", "height", "width", "prefetch"),
     "worker": ("num_workers",),
 }
-ABOVE_ZERO = {"data": ("fps",), "optimizer": ("lr", "clip_norm")}
+ABOVE_ZERO = {"data": ("fps", "block_mb"), "optimizer": ("lr", "clip_norm")}
 
 
 def check_ranges(config: Mapping[str, Any]) -> None:

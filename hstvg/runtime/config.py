@@ -49,6 +49,8 @@ class RunFacts:
     """Held-out clips rebuilt, or captions sampled, at every checkpoint."""
     log_every: int = 25
     """Steps per progress line; metrics.jsonl has every step."""
+    log_samples: bool = False
+    """Write down every sample trained, in order/, so that the run can be audited."""
 
 
 @dataclass
@@ -60,10 +62,20 @@ class DataFacts:
     fps: float = MISSING
     height: int = MISSING
     width: int = MISSING
-    block_clips: int = 128
-    """Clips read and decoded by one data task; rounded to whole micro-batches."""
-    prefetch: int = 4
-    """Micro-batches held ready per worker."""
+    buckets: list[str] = field(default_factory=list)
+    """Windows FRAMESxHEIGHTxWIDTH, of which each sample takes the one that suits it best; empty
+    shows all through num_frames x height x width, in whose tokens the global batch is counted."""
+    motion: bool = MISSING
+    """Whether the stage needs the motion of clips; estimating it costs more than decoding."""
+    decoder: str = "pyav"
+    """pyav, or torchcodec where it is installed."""
+    block_mb: float = 96.0
+    """Decoded MB that one data task gives; large blocks cost less per clip, small ones less
+    memory."""
+    prefetch: int = 2
+    """Blocks held ready per worker."""
+    max_bad_fraction: float = 0.01
+    """Damaged clips, as a share of all, above which a run stops."""
 
 
 @dataclass
@@ -95,6 +107,8 @@ class TrainSchema:
     tracker: Any = MISSING
     tokenizer_run: str | None = None
     """Run folder of the tokenizer that a generator is trained on."""
+    audit: str | None = None
+    """Run folder whose order of samples is to be checked, instead of training."""
     dry_run: bool = False
 
 
@@ -122,6 +136,8 @@ class SweepSchema(TrainSchema):
 class PrepareSchema:
     source: Any = MISSING
     out: str = MISSING
+    verify: str | None = None
+    """Data set to check, instead of making one."""
     clips_per_shard: int = 256
     num_cpus: int | None = None
     """CPUs given to a local Ray; null takes what the machine has."""
@@ -218,7 +234,8 @@ def compose(pipeline: str, overrides: Sequence[str]) -> dict[str, Any]:
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_explain(error, pipeline, overrides)) from error
     missing = sorted(OmegaConf.missing_keys(config))
-    if missing and not config.dry_run:
+    looks_only = config.dry_run or config.get("audit") or config.get("verify")
+    if missing and not looks_only:
         needed = " ".join(f"{key}=..." for key in missing)
         raise ConfigError(f"{pipeline}: missing {', '.join(missing)}; add {needed}")
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)

@@ -7,6 +7,10 @@ class CommandError(Exception):
     exit_code = 1
 
 
+class Stopped(CommandError):
+    """All workers of a run agreed to stop; starting them again would end the same way."""
+
+
 class ConfigError(CommandError):
     """The configuration is wrong; nothing was started."""
 

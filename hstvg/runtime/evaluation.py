@@ -1,6 +1,7 @@
 """Scores of a run on clips it was not trained on, with intervals, baselines and chance."""
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from hstvg.runtime.assemble import open_run
 from hstvg.runtime.errors import ConfigError
 from hstvg.runtime.index import DatasetIndex, read_index
 from hstvg.runtime.lineage import write_json
-from hstvg.runtime.stream import Reader, read_rows
+from hstvg.runtime.reader import Reader, VideoOpener, references
 from hstvg.runtime.worker_local import pick_device
 from hstvg.scene.grammar import read_caption
 
@@ -63,7 +64,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
     scores = {
         "run": str(config["run"]),
         "step": model.step,
-        "data": {"path": str(index.root), "index": index.hash},
+        "data": {"path": index.root, "index": index.hash},
         "num_clips": len(cases),
         "settings": {name: config[name] for name in ("steps", "guidance", "seed")},
         "tokenizer": _tokenizer_scores(cases),
@@ -100,12 +101,13 @@ def _cases(
     model: VideoModel, index: DatasetIndex, split: str, config: Mapping[str, Any]
 ) -> Iterator[Case]:
     rows = index.rows_of(split)[: config["num_clips"]]
-    reader = Reader(root=index.root, window=model.window, seed=0)
+    opener = VideoOpener(windows=[model.window], seed=0, motion=False)
+    reader = Reader(root=index.root, opener=opener, spares=index.take(rows).to_pylist())
     device = pick_device(config["device"])
     model.to(device)
     for first in range(0, len(rows), config["batch"]):
         part = rows[first : first + config["batch"]]
-        block = reader(read_rows(index, part, positions=part))
+        block = reader(references(index.take(part), part, 0))
         captions = [str(caption) for caption in block["caption"]]
         real = block["pixels"]
         with torch.no_grad():
@@ -125,6 +127,9 @@ def _cases(
                 )
             )
         for i, caption in enumerate(captions):
+            if block["reason"][i]:
+                print(f"left out {block['key'][i]}: {block['reason'][i]}", file=sys.stderr)
+                continue
             yield Case(
                 split=split, caption=caption, real=real[i], rebuilt=rebuilt[i], sample=samples[i]
             )

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hstvg.data.sample import MOTION_STRIDE
+from hstvg.data.sample import MOTION_STRIDE, Window
 from hstvg.paths.draws import Draws
 from hstvg.runtime.assemble import build_objective, build_stage
 from hstvg.runtime.config import build
@@ -87,7 +87,9 @@ def _state_bytes(parameters: int, zero_stage: int, workers: int, precision: str)
 def _count(config: Mapping[str, Any], stage: Any) -> float:
     """Operations of a micro-batch through the stage, forward and backward, on meta tensors."""
     device = torch.device("meta")
-    batch = _fake_batch(config, config["run"]["micro_batch"], device)
+    names = ("num_frames", "fps", "height", "width")
+    window = Window(**{name: config["data"][name] for name in names})
+    batch = fake_batch(window, config["run"]["micro_batch"], device)
     with FlopCounterMode(display=False) as counter:
         prediction = stage(stage.example(batch, Draws(0, batch.positions.tolist(), device)))
         loss, _ = build_objective(config)(prediction, batch)
@@ -95,10 +97,9 @@ def _count(config: Mapping[str, Any], stage: Any) -> float:
     return float(counter.get_total_flops())
 
 
-def _fake_batch(config: Mapping[str, Any], count: int, device: torch.device) -> VideoBatch:
+def fake_batch(window: Window, count: int, device: torch.device) -> VideoBatch:
     """A batch of the right shape with captions of a usual length."""
-    data = config["data"]
-    T, H, W = data["num_frames"], data["height"], data["width"]
+    T, H, W = window.num_frames, window.height, window.width
     grid = (T, H // MOTION_STRIDE, W // MOTION_STRIDE)
     return VideoBatch(
         pixels=torch.empty(count, 3, T, H, W, device=device),

@@ -3,15 +3,19 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from jaxtyping import Int
 
 from hstvg.runtime.errors import ConfigError
 from hstvg.runtime.shard import replace_file
+from hstvg.runtime.storage import absolute, exists, join, open_file
 
 FILE_NAME = "index.parquet"
 
@@ -36,54 +40,83 @@ SCHEMA = pa.schema(
 )
 
 
+PLAN_COLUMNS = ["shard", "split", "num_frames", "width", "height", "fps"]
+"""What orders the training; the rest is read when samples are."""
+ROWS_PER_GROUP = 1 << 16
+"""Of the Parquet file: a few rows can be had without reading all."""
+HASH, COUNT = b"hstvg.hash", b"hstvg.rows"
+"""In the metadata of the Parquet file: what hash_table gave for how many rows."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetIndex:
     """Where every sample lies and what it is, in the order of the shards."""
 
-    root: Path
-    table: pa.Table
+    root: str
+    """Location of the data set: an absolute path, or a URI."""
+    facts: pa.Table
+    """PLAN_COLUMNS of all rows."""
     hash: str
     """SHA-256 of the ordered rows; does not depend on where the data set lies."""
 
     def __len__(self) -> int:
-        return self.table.num_rows
+        return self.facts.num_rows
 
-    def column(self, name: str) -> np.ndarray:
-        """One column as an array; text columns hold str objects.
-
-        Raises:
-            KeyError: there is no such column.
-        """
-        return self.table.column(name).to_numpy()
-
-    def rows_of(self, split: str) -> np.ndarray:
+    def rows_of(self, split: str) -> Int[np.ndarray, "N"]:
         """Row numbers of a split, ascending; empty if the data set has none."""
-        return np.flatnonzero(self.column("split") == split)
+        return np.flatnonzero(pc.equal(self.facts.column("split"), split).to_numpy())
+
+    def fact(self, name: str) -> np.ndarray:
+        """One of the plan's columns of numbers."""
+        return self.facts.column(name).to_numpy()
+
+    @cached_property
+    def shard_numbers(self) -> Int[np.ndarray, "N"]:
+        """The shard of every row, counted from 0 in no particular order."""
+        chunks = self.facts.column("shard").unify_dictionaries().chunks
+        return np.concatenate([chunk.indices.to_numpy() for chunk in chunks])
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """All columns of all rows."""
+        return _checked(_open(self.root).read(SCHEMA.names), self.root).combine_chunks()
+
+    def take(self, rows: Int[np.ndarray, "N"]) -> pa.Table:
+        """All columns of some rows, reading no more of the file than they need."""
+        if "table" in self.__dict__:
+            return self.table.take(rows)
+        file = _open(self.root)
+        sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+        starts = np.cumsum([0, *sizes])
+        groups = np.searchsorted(starts, rows, side="right") - 1
+        needed = np.unique(groups)
+        places = np.searchsorted(needed, groups)
+        kept_before = np.cumsum([0, *(sizes[g] for g in needed)])[:-1]
+        table = file.read_row_groups(needed.tolist(), columns=SCHEMA.names)
+        return _checked(table, self.root).take(rows - starts[groups] + kept_before[places])
 
 
 def read_index(root: str | Path) -> DatasetIndex:
-    """The index of the data set at `root`.
+    """The index of the data set at `root`, a folder or the URI of one.
 
     Raises:
         ConfigError: the folder or its index is missing, unreadable, empty or lacks a column.
     """
-    path = Path(root) / FILE_NAME
-    if not path.is_file():
-        what = "has no index.parquet" if Path(root).is_dir() else "does not exist"
-        raise ConfigError(f"data set {root} {what}; make it with {_next_command(root)}")
-    try:
-        table = pq.ParquetFile(path).read()
-    except (pa.ArrowException, OSError) as error:
-        cause = str(error).splitlines()[0]
-        raise ConfigError(f"{path} is unreadable ({cause}); {_again(root)}") from error
-    missing = [name for name in SCHEMA.names if name not in table.column_names]
+    location = absolute(str(root))
+    file = _open(location)
+    missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
     if missing:
-        raise ConfigError(f"{path} has no column {', '.join(missing)}; {_again(root)}")
-    table = table.select(SCHEMA.names)
-    if not table.num_rows or any(column.null_count for column in table.columns):
-        raise ConfigError(f"{path} has no rows or empty values; {_again(root)}")
-    table = table.cast(SCHEMA)
-    return DatasetIndex(root=Path(root).resolve(), table=table, hash=hash_table(table))
+        raise ConfigError(f"{_name(location)} has no column {', '.join(missing)}; {_again(root)}")
+    try:
+        facts = _checked(file.read(PLAN_COLUMNS), location)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(location, error) from error
+    metadata = file.schema_arrow.metadata or {}
+    if metadata.get(COUNT) == str(len(facts)).encode():
+        known = metadata[HASH].decode()
+    else:  # written or edited by another program
+        known = hash_table(_checked(file.read(SCHEMA.names), location))
+    return DatasetIndex(root=location, facts=facts, hash=known)
 
 
 def write_index(root: Path, rows: Sequence[dict[str, Any]]) -> DatasetIndex:
@@ -93,12 +126,50 @@ def write_index(root: Path, rows: Sequence[dict[str, Any]]) -> DatasetIndex:
         ValueError: a key occurs twice.
         OSError: the folder does not exist or cannot be written.
     """
-    table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
-    if len({row["key"] for row in rows}) < len(rows):
+    return write_table(root, pa.Table.from_pylist(list(rows), schema=SCHEMA))
+
+
+def write_table(root: Path, table: pa.Table) -> DatasetIndex:
+    """`write_index` of a table of SCHEMA."""
+    if pc.count_distinct(table.column("key")).as_py() < len(table):
         raise ValueError("a key occurs twice in the data set")
+    metadata = {HASH: hash_table(table).encode(), COUNT: str(len(table)).encode()}
     with replace_file(root / FILE_NAME) as file:
-        pq.write_table(table, file)
-    return DatasetIndex(root=root.resolve(), table=table, hash=hash_table(table))
+        pq.write_table(table.replace_schema_metadata(metadata), file, row_group_size=ROWS_PER_GROUP)
+    return read_index(root)
+
+
+def _open(location: str) -> pq.ParquetFile:
+    name = _name(location)
+    try:
+        if not exists(name):
+            what = "has no index.parquet" if exists(location) else "does not exist"
+            raise ConfigError(f"data set {location} {what}; make it with {_next_command(location)}")
+        return pq.ParquetFile(open_file(name), read_dictionary=["shard", "split"])
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(location, error) from error
+
+
+def _checked(table: pa.Table, location: str) -> pa.Table:
+    """The table in the types of SCHEMA; texts that repeat stay dictionaries."""
+    if not table.num_rows or any(column.null_count for column in table.columns):
+        raise ConfigError(f"{_name(location)} has no rows or empty values; {_again(location)}")
+    fields = [
+        pa.field(name, pa.dictionary(pa.int32(), pa.string()))
+        if name in ("shard", "split")
+        else SCHEMA.field(name)
+        for name in table.column_names
+    ]
+    return table.cast(pa.schema(fields))
+
+
+def _unreadable(location: str, error: Exception) -> ConfigError:
+    cause = str(error).splitlines()[0]
+    return ConfigError(f"{_name(location)} is unreadable ({cause}); {_again(location)}")
+
+
+def _name(location: str) -> str:
+    return join(location, FILE_NAME)
 
 
 def hash_table(table: pa.Table) -> str:
@@ -110,7 +181,7 @@ def hash_table(table: pa.Table) -> str:
     for name in table.column_names:
         digest.update(f"{name}:{table.num_rows};".encode())
         column = table.column(name)
-        if pa.types.is_string(column.type):
+        if SCHEMA.field(name).type == pa.string():
             _hash_text(digest, column)
         else:
             kind = "<f8" if pa.types.is_floating(column.type) else "<i8"

@@ -1,5 +1,6 @@
 """A training run from its config: the run folder, the workers, the loop, the export."""
 
+import json
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from torch import Tensor
 from hstvg.data.video import encode_video
 from hstvg.generate.bundle import VideoModel, assemble_model, load_model, save_model
 from hstvg.generate.workflow import to_frames, write_clips
-from hstvg.runtime import flops
+from hstvg.runtime import flops, preflight
 from hstvg.runtime.assemble import (
     build_objective,
     build_stage,
@@ -25,6 +26,8 @@ from hstvg.runtime.config import build, config_hash
 from hstvg.runtime.errors import ConfigError
 from hstvg.runtime.index import read_index
 from hstvg.runtime.lineage import environment, file_hash, write_json
+from hstvg.runtime.order import OrderLog
+from hstvg.runtime.quarantine import Quarantine
 from hstvg.runtime.stream import WorkerStream, open_feed
 from hstvg.runtime.track_jsonl import JsonlTracker, SilentTracker
 from hstvg.train.ema import Ema
@@ -40,14 +43,16 @@ RESUME_MAY_CHANGE = {
         "validate_clips",
         "sample_clips",
         "log_every",
+        "log_samples",
         "root",
     },
-    "data": {"path", "prefetch", "block_clips"},
+    # The data set is known by the hash of its index.
+    "data": {"path", "prefetch", "block_mb", "decoder", "max_bad_fraction"},
     # Not num_workers, nor the engine: a checkpoint holds the parts of as many ranks of one engine.
     "worker": {"cpus_per_worker", "max_failures", "collective_timeout_s", "threads"},
 }
 """Facts that the same run may be given anew; with any other change it would be another run."""
-RESUME_MAY_CHANGE_WHOLE = {"tracker", "run_dir", "tokenizer_run", "dry_run"}
+RESUME_MAY_CHANGE_WHOLE = {"audit", "tracker", "run_dir", "tokenizer_run", "dry_run"}
 
 
 def run_training(config: dict[str, Any], overrides: list[str]) -> dict[str, float]:
@@ -59,10 +64,12 @@ def run_training(config: dict[str, Any], overrides: list[str]) -> dict[str, floa
     config = settle(config)
     if config["dry_run"]:
         print(flops.dry_run(config))
+        if not config["data"]["path"].endswith("???"):  # a dry run may leave it out
+            print(preflight.describe(config))
         return {}
     read_index(config["data"]["path"])
     launcher = build(config["worker"])
-    preflight(config)
+    preflight.check(config)
     launcher.check()
     _open_folder(config, overrides)
     try:
@@ -74,22 +81,10 @@ def run_training(config: dict[str, Any], overrides: list[str]) -> dict[str, floa
     return held_out
 
 
-def preflight(config: Mapping[str, Any]) -> None:
-    """Build everything once without memory, so that a wrong config dies here and not in a worker.
-
-    Raises:
-        ConfigError: something cannot be built.
-    """
-    build(config["engine"])
-    build_objective(config)
-    with torch.device("meta"):
-        build_stage(config, build(config["tokenizer"]) if config["generator"] else None)
-
-
 def run_worker(config: dict[str, Any], worker: Worker, shard: Any) -> None:
     """What every worker does: build, spread over the engine, train."""
     torch.manual_seed(config["run"]["seed"])
-    run, data = run_facts(config)
+    run, _ = run_facts(config)
     accumulation = run.global_batch // (worker.world_size * run.micro_batch)
     stage = build_stage(config, frozen_tokenizer(config))
     assert isinstance(stage, torch.nn.Module)
@@ -109,16 +104,7 @@ def run_worker(config: dict[str, Any], worker: Worker, shard: Any) -> None:
         micro_batch=run.micro_batch,
         clip_norm=config["optimizer"]["clip_norm"],
     )
-    stream = WorkerStream(
-        feed=open_feed(run, data),
-        run=run,
-        data=data,
-        rank=worker.rank,
-        world_size=worker.world_size,
-        device=worker.device,
-        say=worker.say,
-        shard=shard,
-    )
+    stream = open_stream(config, worker, shard)
     tracker = _tracker(config, worker)
 
     def publish(weights: dict[str, Tensor], step: int) -> None:
@@ -196,6 +182,7 @@ def show_samples(
 def _open_folder(config: dict[str, Any], overrides: list[str]) -> None:
     """Make the run folder, or check that the one that is there is of the same run."""
     folder = Path(config["run_dir"])
+    lineage = _lineage(config)
     recorded = folder / "config.yaml"
     if recorded.is_file() and any((folder / "checkpoints").glob("step_*")):
         differing = _differences(yaml.safe_load(recorded.read_text()), config)
@@ -204,13 +191,19 @@ def _open_folder(config: dict[str, Any], overrides: list[str]) -> None:
                 f"{folder} was trained with other settings ({'; '.join(differing[:4])}); "
                 "give another run.name or the settings it had"
             )
+        before = json.loads((folder / "lineage.json").read_text())["data"]["index"]
+        if lineage["data"]["index"] != before:
+            raise ConfigError(
+                f"{folder} was trained on another data set than {config['data']['path']}; give "
+                "another run.name or data.path"
+            )
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     partial = recorded.with_suffix(".partial")
     partial.write_text(yaml.safe_dump(config, sort_keys=False))
     partial.replace(recorded)
     (folder / "overrides.txt").write_text("".join(f"{line}\n" for line in overrides))
     write_json(folder / "env.json", environment())
-    write_json(folder / "lineage.json", _lineage(config))
+    write_json(folder / "lineage.json", lineage)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -238,6 +231,30 @@ def _lineage(config: Mapping[str, Any]) -> dict[str, Any]:
         weights = Path(config["tokenizer_run"]) / "export" / "model.safetensors"
         lineage["tokenizer"] = {"run": config["tokenizer_run"], "weights": file_hash(weights)}
     return lineage
+
+
+def open_stream(config: Mapping[str, Any], worker: Worker, shard: Any) -> WorkerStream:
+    """The clips of a worker; without `shard`, Ray Data's iterator, decoded in this process."""
+    run, data = run_facts(config)
+    feed, run_dir = open_feed(run, data), Path(config["run_dir"])
+    quarantine = Quarantine(
+        run_dir,
+        max_fraction=data.max_bad_fraction,
+        epoch_clips=len(feed.index.rows_of("train")),
+        rank=worker.rank,
+        say=worker.say,
+    )
+    return WorkerStream(
+        feed=feed,
+        run=run,
+        data=data,
+        rank=worker.rank,
+        world_size=worker.world_size,
+        device=worker.device,
+        quarantine=quarantine,
+        order=OrderLog(run_dir) if run.log_samples else None,
+        shard=shard,
+    )
 
 
 def _tracker(config: Mapping[str, Any], worker: Worker) -> Tracker:

@@ -1,145 +1,107 @@
 """The stream: from an index to micro-batches of clips, in the order of the plan.
 
-With Ray, data tasks read byte ranges of the shards and decode them; without, the same function
+With Ray, data tasks read byte ranges of the shards and decode them; without, the same reader
 decodes in the worker's own process. Either way a worker gets exactly the positions it asked for,
 and checks them.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 import torch
 
-from hstvg.data.plan import Plan, worker_positions
-from hstvg.data.sample import Clip, Window, read_clip, to_batch
+from hstvg.data.plan import Pass, Plan, assign_buckets, make_bucket
+from hstvg.data.sample import Window, to_batch
 from hstvg.runtime.config import DataFacts, RunFacts
-from hstvg.runtime.errors import CommandError
+from hstvg.runtime.errors import CommandError, ConfigError
 from hstvg.runtime.index import DatasetIndex, read_index
+from hstvg.runtime.order import OrderLog
+from hstvg.runtime.quarantine import Quarantine
+from hstvg.runtime.reader import Opener, Reader, VideoOpener, references
+from hstvg.train.ports import Substitution
 from hstvg.types import VideoBatch
 
-READ_COLUMNS = ["shard", "key", "offset", "size", "json_offset", "json_size", "caption"]
-STEPS_PER_SEGMENT = 20_000
+STEPS_PER_SEGMENT = 5_000
 """Steps that one execution of the Ray dataset covers; bounds the number of planned tasks."""
+SPARES = 16
+"""Clips that stand in for damaged ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Feed:
-    """What the stream draws from: the training rows of an index, their order and their window."""
+    """What the stream draws from: an index, the order of its training rows, how they are read."""
 
     index: DatasetIndex
     plan: Plan
-    rows: np.ndarray
-    window: Window
-    seed: int
+    base: Window
+    """The window of held-out clips; in its tokens the global batch is counted."""
+    opener: Opener
 
-    def table(self, positions: np.ndarray) -> Any:
-        """Where the samples at `positions` lie, as an Arrow table with a position column."""
-        rows = self.rows[self.plan.samples(positions)]
-        return (
-            self.index.table.select(READ_COLUMNS).take(rows).append_column("position", [positions])
-        )
-
-    def reader(self) -> "Reader":
-        return Reader(root=self.index.root, window=self.window, seed=self.seed)
+    def reader(self) -> Reader:
+        """Its spares belong to the seed and the data set, so that everybody has the same."""
+        rows = np.concatenate([bucket.rows for bucket in self.plan.buckets])
+        chosen = np.random.default_rng((*self.plan.entropy, 4)).permutation(len(rows))[:SPARES]
+        spares = self.index.take(np.sort(rows[chosen])).to_pylist()
+        return Reader(root=self.index.root, opener=self.opener, spares=spares)
 
 
 def open_feed(run: RunFacts, data: DataFacts) -> Feed:
     """The training clips of a run.
 
     Raises:
-        ConfigError: there is no data set at data.path.
+        ConfigError: there is no data set at data.path, or a bucket is none.
         CommandError: it has no training clips.
     """
     index = read_index(data.path)
     rows = index.rows_of("train")
     if not len(rows):
         raise CommandError(f"{data.path} has no clips in its train split; prepare more clips")
-    return Feed(
-        index=index,
-        rows=rows,
-        plan=Plan(num_samples=len(rows), seed=run.seed, identity=index.hash),
-        window=window_of(data),
-        seed=run.seed,
-    )
+    base, windows = window_of(data), bucket_windows(data)
+    names = ("num_frames", "fps", "width", "height")
+    chosen = assign_buckets(windows, **{name: index.fact(name)[rows] for name in names})
+    sizes = {"micro_batch": run.micro_batch, "global_batch": run.global_batch}
+    buckets = [
+        make_bucket(window, rows[chosen == b], base=base, **sizes)
+        for b, window in enumerate(windows)
+        if (chosen == b).any()
+    ]
+    plan = Plan(buckets, shards=index.shard_numbers, seed=run.seed, identity=index.hash)
+    shown = (*(bucket.window for bucket in buckets), base)
+    opener = VideoOpener(windows=shown, seed=run.seed, motion=data.motion, decoder=data.decoder)
+    return Feed(index=index, plan=plan, base=base, opener=opener)
 
 
 def window_of(data: DataFacts) -> Window:
     return Window(num_frames=data.num_frames, fps=data.fps, height=data.height, width=data.width)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reader:
-    """Reads and decodes a block of samples; runs inside data tasks."""
+def bucket_windows(data: DataFacts) -> list[Window]:
+    """The windows of data.buckets; without any, the base window alone.
 
-    root: Path
-    window: Window
-    seed: int
-
-    def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Columns of references to columns of clips.
-
-        A sample that cannot be decoded is replaced in place by its neighbour, so that every worker
-        keeps its count; `damaged` names the cause and is empty otherwise.
-
-        Raises:
-            CommandError: no sample of the block can be decoded.
-        """
-        clips, damaged = [], []
-        for i in range(len(block["key"])):
-            try:
-                clips.append(self._clip(block, i))
-                damaged.append("")
-            except (OSError, ValueError, KeyError) as error:
-                clips.append(None)
-                damaged.append(str(error).splitlines()[0][:200])
-        whole = [i for i, clip in enumerate(clips) if clip is not None]
-        if not whole:
-            raise CommandError(
-                f"none of {len(clips)} clips from {block['key'][0]} on can be read: {damaged[0]}"
-            )
-        nearest = [min(whole, key=lambda j: abs(j - i)) for i in range(len(clips))]
-        chosen: list[Clip] = [clips[j] for j in nearest]
-        return {
-            "pixels": np.stack([clip.pixels for clip in chosen]),
-            "motion": np.stack([clip.motion for clip in chosen]),
-            "motion_confidence": np.stack([clip.motion_confidence for clip in chosen]),
-            "caption": block["caption"][nearest],  # of what is seen
-            "key": block["key"],
-            "position": block["position"],
-            "damaged": np.array(damaged, dtype=object),
-        }
-
-    def _clip(self, block: dict[str, np.ndarray], i: int) -> Clip:
-        shard = _open(str(self.root / block["shard"][i]))
-        video = _member(shard, int(block["offset"][i]), int(block["size"][i]))
-        facts = _member(shard, int(block["json_offset"][i]), int(block["json_size"][i]))
-        # Where the window lies belongs to the position, as all randomness of a clip does.
-        start = np.random.default_rng((self.seed, int(block["position"][i]))).random()
-        return read_clip(video, facts, self.window, start)
-
-
-@lru_cache(maxsize=32)
-def _open(path: str) -> Any:
-    return open(path, "rb", buffering=0)  # kept open for the next clip
-
-
-def _member(shard: Any, offset: int, size: int) -> bytes:
-    shard.seek(offset)
-    data = shard.read(size)
-    if len(data) < size:
-        raise ValueError(f"{shard.name} ends before byte {offset + size}")
-    return data
+    Raises:
+        ConfigError: one is not FRAMESxHEIGHTxWIDTH.
+    """
+    if not data.buckets:
+        return [window_of(data)]
+    windows = []
+    for text in data.buckets:
+        parts = text.split("x")
+        if len(parts) != 3 or not all(part.isdigit() and int(part) for part in parts):
+            raise ConfigError(f"data.buckets: {text} is not FRAMESxHEIGHTxWIDTH, like 16x32x48")
+        frames, height, width = map(int, parts)
+        windows.append(Window(num_frames=frames, fps=data.fps, height=height, width=width))
+    return windows
 
 
 class WorkerStream:
     """The clips of one worker, checked to be those of its positions.
 
     Args:
-        say: is told of every sample that could not be read.
+        quarantine: takes down damaged samples.
+        order: where every sample trained is written down; None writes nothing.
         shard: Ray Data's iterator for this worker; None decodes in this process.
     """
 
@@ -152,26 +114,55 @@ class WorkerStream:
         rank: int,
         world_size: int,
         device: torch.device,
-        say: Callable[[str], None],
+        quarantine: Quarantine,
+        order: OrderLog | None = None,
         shard: Any = None,
     ) -> None:
         self.feed, self.run, self.data = feed, run, data
         self.rank, self.world_size, self.device = rank, world_size, device
-        self.say = say
         self.shard = shard
-        self.damaged = 0
+        self.damage = quarantine
+        self.order = order
+        self._substitutions: list[Substitution] = []
 
     def train(self, first_step: int) -> Iterator[VideoBatch]:
-        wanted = self._micro_positions(first_step)
-        for arrays in self._from_ray() if self.shard else self._decode(wanted):
-            expected = next(wanted) if self.shard else arrays["position"]
-            if not np.array_equal(arrays["position"], expected):
+        plan = self.feed.plan
+        self.damage.begin(first_step)
+        if self.order:
+            self.order.begin(first_step, self.rank, self.world_size)
+        blocks = _Cutter(self._from_ray()) if self.shard else None
+        reader = None if self.shard else self.feed.reader()
+        for part in plan.passes(self.rank, self.world_size, first_step):
+            if blocks is not None:
+                arrays = blocks.take(len(part.positions))
+            else:
+                assert reader is not None
+                table = self.feed.index.table.take(part.rows)
+                arrays = reader(references(table, part.positions, part.bucket))
+            if not np.array_equal(arrays["position"], part.positions):
                 raise CommandError(
-                    f"worker {self.rank} wants clip {expected[0]} of the plan and got "
+                    f"worker {self.rank} wants clip {part.positions[0]} of the plan and got "
                     f"{arrays['position'][0]}: the data stream lost its order"
                 )
-            self._name_damaged(arrays)
+            self._note(part.step + 1, arrays)
             yield to_batch(arrays, self.data.fps, self.device)
+
+    def substitutions(self) -> list[Substitution]:
+        """The damaged samples met since the last call."""
+        found, self._substitutions = self._substitutions, []
+        return found
+
+    def quarantine(self, found: list[Substitution], step: int) -> None:
+        self.damage.add(found, samples=self.feed.plan.clips_before(step))
+
+    def state(self, step: int) -> Mapping[str, Any]:
+        return {
+            "epoch": self.feed.plan.epoch_of(step),
+            "samples": self.feed.plan.clips_before(step),
+            "seed": self.run.seed,
+            "index_hash": self.feed.index.hash,
+            "global_batch": self.run.global_batch,
+        }
 
     def held_out(self) -> Iterator[VideoBatch]:
         """`validate_clips` clips of the val split, dealt to the workers in whole micro-batches."""
@@ -181,74 +172,72 @@ class WorkerStream:
         """The held-out clips of all workers together."""
         return self._held_out(0, 1)
 
-    def state(self, step: int) -> Mapping[str, Any]:
-        """Where in the data a run is after a step, and which data that is."""
-        return {
-            "samples": step * self.run.global_batch,
-            "seed": self.run.seed,
-            "global_batch": self.run.global_batch,
-            "index_hash": self.feed.index.hash,
-        }
-
     def _held_out(self, rank: int, world_size: int) -> Iterator[VideoBatch]:
         rows = self.feed.index.rows_of("val")
         if not len(rows):
-            rows = self.feed.rows
+            rows = self.feed.plan.buckets[0].rows
         micro = self.run.micro_batch
         rounds = max(1, self.run.validate_clips // (micro * world_size))
         reader = self.feed.reader()
         for i in range(rounds):
             first = (i * world_size + rank) * micro
             positions = np.arange(first, first + micro)
-            block = read_rows(self.feed.index, rows[positions % len(rows)], positions=positions)
+            table = self.feed.index.take(rows[positions % len(rows)])
+            block = references(table, positions, len(self.feed.plan.buckets))  # the base
             yield to_batch(reader(block), self.data.fps, self.device)
-
-    def _micro_positions(self, first_step: int) -> Iterator[np.ndarray]:
-        step = first_step
-        while True:
-            positions = worker_positions(
-                step,
-                global_batch=self.run.global_batch,
-                rank=self.rank,
-                world_size=self.world_size,
-            )
-            yield from positions.reshape(-1, self.run.micro_batch)
-            step += 1
-
-    def _decode(self, wanted: Iterator[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-        reader = self.feed.reader()
-        for positions in wanted:
-            yield reader(_columns(self.feed.table(positions)))
 
     def _from_ray(self) -> Iterator[dict[str, np.ndarray]]:
         while True:  # each pass is the next segment of the run
             yield from self.shard.iter_batches(
-                batch_size=self.run.micro_batch,
+                batch_size=None,  # blocks as they are: joining or cutting them would copy
                 batch_format="numpy",
                 prefetch_batches=self.data.prefetch,
             )
 
-    def _name_damaged(self, arrays: dict[str, np.ndarray]) -> None:
-        for key, cause in zip(arrays["key"], arrays["damaged"], strict=True):
-            if cause:
-                self.damaged += 1
-                self.say(f"skipped {key}: {cause} ({self.damaged} by this worker so far)")
+    def _note(self, step: int, arrays: dict[str, np.ndarray]) -> None:
+        names = ("position", "key", "reason", "substitute")
+        for position, *texts in zip(*(arrays[name].tolist() for name in names), strict=True):
+            if texts[1]:
+                facts = dict(zip(names[1:], map(str, texts), strict=True))
+                self._substitutions.append(Substitution(step=step, position=position, **facts))
+        if self.order:
+            self.order.write(step, arrays)
+
+
+class _Cutter:
+    """Cuts blocks into the passes that they are made of, without copying."""
+
+    def __init__(self, blocks: Iterator[dict[str, np.ndarray]]) -> None:
+        self.blocks = blocks
+        self.block: dict[str, np.ndarray] = {"position": np.empty(0)}
+        self.used = 0
+
+    def take(self, rows: int) -> dict[str, np.ndarray]:
+        if self.used == len(self.block["position"]):
+            self.block, self.used = next(self.blocks), 0
+        part = slice(self.used, self.used + rows)
+        self.used += rows
+        return {name: values[part] for name, values in self.block.items()}
+
+
+# ---- the Ray dataset --------------------------------------------------------------------------
 
 
 def ray_dataset(feed: Feed, run: RunFacts, data: DataFacts, world_size: int, first_step: int):
     """The rest of a run as a Ray dataset whose blocks suit `world_size` workers.
 
-    A block holds the clips of one worker for a few consecutive steps: few large tasks, and rows
-    that are whole micro-batches. Blocks take turns between the workers, and the order is kept, so
-    that the split gives block i to worker i mod world_size.
+    A block holds consecutive passes of one worker and one bucket: few large tasks. Blocks take
+    turns between the workers, and the order is kept, so that the split gives block i to worker
+    i mod world_size. Tasks get row numbers; the index lies once in the object store.
     """
     import ray
     from ray.data import Datasource
     from ray.data.block import BlockMetadata
     from ray.data.datasource import ReadTask
 
-    share = run.global_batch // world_size
-    steps_per_block = max(1, data.block_clips // share)
+    held = ray.put(feed.index.table)
+    # Not the feed: what the tasks refer to travels with them.
+    plan, block_mb, last_step = feed.plan, data.block_mb, run.steps
 
     class PlanSource(Datasource):
         def estimate_inmemory_data_size(self) -> int | None:
@@ -257,47 +246,53 @@ def ray_dataset(feed: Feed, run: RunFacts, data: DataFacts, world_size: int, fir
         def get_read_tasks(
             self, parallelism: int, per_task_row_limit=None, data_context=None
         ) -> list[ReadTask]:
-            # Whole blocks per segment, so that the next one begins where this one ends.
-            length = max(1, STEPS_PER_SEGMENT // steps_per_block) * steps_per_block
-            begin = first_step + getattr(data_context, "_execution_idx", 0) * length
-            end = min(begin + length, run.steps)
-            # Whole blocks for every worker: an equal split would trim a ragged end.
-            return [
-                self._task(range(step, step + steps_per_block), rank)
-                for step in range(begin, end, steps_per_block)
-                for rank in range(world_size)
-            ]
+            segment = getattr(data_context, "_execution_idx", 0)
+            begin = first_step + segment * STEPS_PER_SEGMENT
+            end = min(begin + STEPS_PER_SEGMENT, last_step)
+            rounds = _rounds(plan, world_size, begin, end, block_mb)
+            return [self._task(block) for blocks in rounds for block in blocks]
 
-        def _task(self, steps: range, rank: int) -> ReadTask:
-            positions = [
-                worker_positions(
-                    step, global_batch=run.global_batch, rank=rank, world_size=world_size
-                )
-                for step in steps
-            ]
-            table = feed.table(np.concatenate(positions))
+        def _task(self, parts: list[Pass]) -> ReadTask:
+            rows = np.concatenate([part.rows for part in parts])
+            positions = np.concatenate([part.positions for part in parts])
+            bucket = parts[0].bucket
             facts = BlockMetadata(
-                num_rows=len(table), size_bytes=table.nbytes, input_files=None, exec_stats=None
+                num_rows=len(rows), size_bytes=300 * len(rows), input_files=None, exec_stats=None
             )
-            return ReadTask(lambda: [table], facts)
+            return ReadTask(
+                lambda: [references(ray.get(held).take(rows), positions, bucket)], facts
+            )
 
     reader: Any = feed.reader()
     # Ray must not cut blocks up, neither to have more of them nor to have small ones: it would deal
     # the pieces out to the wrong workers.
     dataset = ray.data.read_datasource(PlanSource(), override_num_blocks=1).map_batches(
-        reader, batch_size=None, zero_copy_batch=True
+        reader, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
     )
     dataset.context.target_max_block_size = None
     return dataset
 
 
-def read_rows(
-    index: DatasetIndex, rows: np.ndarray, *, positions: np.ndarray
-) -> dict[str, np.ndarray]:
-    """What a Reader needs to know of some rows of an index."""
-    table = index.table.select(READ_COLUMNS).take(rows)
-    return _columns(table.append_column("position", [positions]))
+def _rounds(
+    plan: Plan, world_size: int, begin: int, end: int, block_mb: float
+) -> Iterator[list[list[Pass]]]:
+    """The passes from step `begin` to before `end` in rounds: one block per worker.
+
+    A block is as many passes of one bucket as fit into `block_mb`, at least one.
+    """
+    workers = [plan.passes(rank, world_size, begin) for rank in range(world_size)]
+    blocks: list[list[Pass]] = [[] for _ in workers]
+    for passes in takewhile(lambda passes: passes[0].step < end, zip(*workers, strict=True)):
+        if blocks[0] and not _fits(plan, blocks[0], passes[0], block_mb):
+            yield blocks
+            blocks = [[] for _ in workers]
+        for block, one in zip(blocks, passes, strict=True):
+            block.append(one)
+    if blocks[0]:
+        yield blocks
 
 
-def _columns(table: Any) -> dict[str, np.ndarray]:
-    return {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
+def _fits(plan: Plan, block: list[Pass], one: Pass, block_mb: float) -> bool:
+    bucket = plan.buckets[one.bucket]
+    clips = (len(block) + 1) * bucket.micro
+    return block[0].bucket == one.bucket and 3 * clips * bucket.window.num_pixels <= block_mb * 1e6

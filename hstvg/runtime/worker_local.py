@@ -31,6 +31,9 @@ class LocalWorker:
     def mean(self, values: Tensor) -> Tensor:
         return values
 
+    def gather(self, items: list[Any]) -> list[Any]:
+        return items
+
     def barrier(self) -> None: ...
 
     def say(self, line: str) -> None:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hstvg.runtime import checkpoint
-from hstvg.runtime.errors import CommandError, ConfigError
+from hstvg.runtime.errors import CommandError, ConfigError, Stopped
 
 LOG = "progress.log"
 """In the run folder: what workers say, shown by the driver as it grows."""
@@ -48,6 +48,11 @@ class RayWorker:
             values = values.clone()
             dist.all_reduce(values)
         return values / self.world_size
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        parts: list[Any] = [None] * self.world_size
+        dist.all_gather_object(parts, items)
+        return [item for part in parts for item in part]
 
     def barrier(self) -> None:
         dist.barrier()
@@ -165,7 +170,7 @@ class RayLauncher:
         )
         try:
             with _showing(run_dir / LOG):
-                return dict(trainer.fit().return_value or {})
+                ended: dict[str, Any] = trainer.fit().return_value or {}
         except SystemExit as stopped:
             # Ray Train's own answer to Ctrl-C, after it has ended the workers.
             raise KeyboardInterrupt from stopped
@@ -173,6 +178,9 @@ class RayLauncher:
             raise CommandError(_cause(error, run_dir)) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+        if "stopped" in ended:
+            raise Stopped(ended["stopped"])
+        return ended["held_out"]
 
     def _uses_gpu(self, resources: Mapping[str, float]) -> bool:
         return resources.get("GPU", 0) >= self.num_workers if self.use_gpu is None else self.use_gpu
@@ -213,7 +221,7 @@ def _showing(log: Path) -> Iterator[None]:
         thread.join(timeout=5)
 
 
-def _train_function(arguments: dict[str, Any]) -> dict[str, float]:
+def _train_function(arguments: dict[str, Any]) -> dict[str, Any]:
     import ray.train
 
     config = arguments["config"]
@@ -222,8 +230,11 @@ def _train_function(arguments: dict[str, Any]) -> dict[str, float]:
         local = ray.train.get_context().get_local_world_size()
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))
     worker = RayWorker(Path(config["run_dir"]), keep=config["run"]["keep_checkpoints"])
-    arguments["run_worker"](config, worker, ray.train.get_dataset_shard("train"))
-    return worker.reported
+    try:
+        arguments["run_worker"](config, worker, ray.train.get_dataset_shard("train"))
+    except Stopped as stopped:  # returned, not raised: Ray would start the workers again
+        return {"stopped": str(stopped)}
+    return {"held_out": worker.reported}
 
 
 class _RestOfRun:

@@ -25,7 +25,8 @@ class ScaleCodec(nn.Module):
 
     Args:
         channels: latent channels.
-        scales: coarse to fine; the last is the latent's own size.
+        scales: coarse to fine; the last is the usual size of a latent. One of another size is split
+            into as many scales, counted from its own.
     """
 
     def __init__(self, channels: int, scales: ScaleSchedule) -> None:
@@ -41,7 +42,7 @@ class ScaleCodec(nn.Module):
         """Residuals r_1..r_K, and the states z_hat_1..z_hat_K at full size."""
         residuals, states = [], []
         state = torch.zeros_like(z)
-        for k, scale in enumerate(self.scales):
+        for k, scale in enumerate(self._scales_of(z)):
             residual = pool(z - state, scale)
             state = state + self._contribution(residual, state, k)
             residuals.append(residual)
@@ -58,12 +59,17 @@ class ScaleCodec(nn.Module):
             state = state + self._contribution(residual, state, k)
         return state
 
+    def _scales_of(self, z: Float[Tensor, "B C t h w"]) -> ScaleSchedule:
+        if z.shape[2:] == tuple(self.scales.last):
+            return self.scales
+        return ScaleSchedule.cubic(z.shape[2:]).finest(len(self.scales))
+
     def _contribution(
         self, residual: Float[Tensor, "B C _t _h _w"], state: Float[Tensor, "B C t h w"], k: int
     ) -> Float[Tensor, "B C t h w"]:
-        scale: Scale = self.scales[k]
-        coarse = upsample(residual, self.scales.last)
-        if scale == self.scales.last:
+        scale, last = Scale(*residual.shape[2:]), Scale(*state.shape[2:])
+        coarse = upsample(residual, last)
+        if k == len(self.scales) - 1:
             return coarse
         seen = torch.cat([coarse, state], dim=1)
         detail = self.detail[k]

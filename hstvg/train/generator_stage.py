@@ -6,6 +6,7 @@ from torch import nn
 from hstvg.generator.hierarchical import GeneratorExample, HierarchicalGenerator
 from hstvg.generator.motion import motion_channels
 from hstvg.paths.draws import Draws
+from hstvg.scales import Scale
 from hstvg.tokenizer.video_tokenizer import VideoTokenizer
 from hstvg.types import Prediction, VideoBatch
 
@@ -26,9 +27,10 @@ class GeneratorStage(nn.Module):
     @torch.no_grad()
     def example(self, batch: VideoBatch, draws: Draws) -> GeneratorExample:
         z = self.tokenizer.to(batch.pixels.device).encode(batch.pixels)
-        motion, confidence = motion_channels(
-            batch.motion, batch.motion_confidence, self.tokenizer.latent_size
-        )
+        if batch.motion is None or batch.motion_confidence is None:
+            raise ValueError("the generator denoises motion; set data.motion=true")
+        size = Scale(*z.shape[2:])
+        motion, confidence = motion_channels(batch.motion, batch.motion_confidence, size)
         return self.generator.example(z, motion, confidence, batch.captions, draws)
 
     def forward(self, example: GeneratorExample) -> Prediction:

@@ -67,15 +67,18 @@ def train(
         held_out = validate(stage, objective, engine, worker, stream)
         publish(step, engine, ema, worker, export)  # a kill may have come before it
     batches = stream.train(first_step=step)
+    samples = stream.state(step)["samples"]
     while step < facts.steps:
         step += 1
         lr = _learning_rate(facts, step)
-        values, waited_s = accumulate(facts, stage, objective, engine, worker, batches)
+        sums, waited_s = accumulate(facts, stage, objective, engine, worker, batches)
+        values = share(step, sums, worker, stream)
         grad_norm = engine.step(lr)
         ema.update(engine.weights())
 
-        scalars = {"samples": step * facts.global_batch, **values, "lr": lr, "grad_norm": grad_norm}
-        scalars |= clock.tick(waited_s)
+        before, samples = samples, stream.state(step)["samples"]
+        scalars = {"samples": samples, **values, "lr": lr, "grad_norm": grad_norm}
+        scalars |= clock.tick(waited_s, samples - before)
         last = step == facts.steps
         if last or step % facts.validate_every == 0:
             held_out = validate(stage, objective, engine, worker, stream)
@@ -98,8 +101,8 @@ def accumulate(
     engine: Engine,
     worker: Worker,
     batches: Iterator[VideoBatch],
-) -> tuple[dict[str, float], float]:
-    """Gradients of one step; the mean loss of all workers, term by term, and the seconds waited."""
+) -> tuple[dict[str, Tensor], float]:
+    """Gradients of one step; this worker's loss, term by term, and the seconds waited."""
     sums: dict[str, Tensor] = {}
     waited_s = 0.0
     for _ in range(facts.accumulation):
@@ -112,8 +115,18 @@ def accumulate(
         engine.backward(loss)
         for name, value in {"loss": loss.detach(), **_named("loss", terms)}.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value / facts.accumulation
+    return sums, waited_s
+
+
+def share(step: int, sums: dict[str, Tensor], worker: Worker, stream: Stream) -> dict[str, float]:
+    """The values of a step as means of all workers; damaged samples are told to all of them."""
+    found = stream.substitutions()
+    sums["data/substituted"] = torch.tensor(float(len(found)), device=worker.device)
     means = worker.mean(torch.stack(list(sums.values())).float())
-    return dict(zip(sums, means.tolist(), strict=True)), waited_s
+    values = dict(zip(sums, means.tolist(), strict=True))
+    if values["data/substituted"]:  # rare, so their names are worth a second exchange
+        stream.quarantine(worker.gather(found), step)
+    return values
 
 
 @torch.no_grad()
@@ -181,7 +194,7 @@ class Clock:
         self.spent_s = 0.0
         self.last = time.monotonic()
 
-    def tick(self, waited_s: float) -> dict[str, float]:
+    def tick(self, waited_s: float, clips: int) -> dict[str, float]:
         """The performance of the step that just ended."""
         now = time.monotonic()
         step_s, self.last = now - self.last, now
@@ -189,7 +202,7 @@ class Clock:
         self.spent_s += step_s
         values = {
             "perf/step_s": step_s,
-            "perf/clips_per_s": self.facts.global_batch / step_s,
+            "perf/clips_per_s": clips / step_s,
             "perf/data_wait": waited_s / step_s,
         }
         if self.facts.flops_per_step and self.facts.peak_flops:

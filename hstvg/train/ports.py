@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,6 +11,18 @@ from torch import Tensor
 
 from hstvg.paths.draws import Draws
 from hstvg.types import Prediction, VideoBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Substitution:
+    """A damaged sample and what was trained in its place."""
+
+    step: int
+    position: int
+    key: str
+    reason: str
+    substitute: str
+    """Key of the sample shown instead."""
 
 
 @runtime_checkable
@@ -62,6 +75,10 @@ class Worker(Protocol):
         """The mean over all workers of a small tensor; called by all ranks."""
         ...
 
+    def gather(self, items: list[Any]) -> list[Any]:
+        """The items of all workers, in the order of their ranks; called by all ranks."""
+        ...
+
     def say(self, line: str) -> None:
         """Show a line to whoever watches the run."""
         ...
@@ -102,6 +119,17 @@ class Stream(Protocol):
 
     def train(self, first_step: int) -> Iterator[VideoBatch]:
         """Micro-batches from a step on, endless."""
+        ...
+
+    def substitutions(self) -> list[Substitution]:
+        """The damaged samples that this worker met since the last call."""
+        ...
+
+    def quarantine(self, found: list[Substitution], step: int) -> None:
+        """Take down the damaged samples of all workers at a step; called by all ranks alike.
+
+        Raises an error that ends the run where there are too many.
+        """
         ...
 
     def held_out(self) -> Iterator[VideoBatch]:

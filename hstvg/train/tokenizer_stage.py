@@ -34,10 +34,11 @@ class TokenizerStage(nn.Module):
 
     @torch.no_grad()
     def example(self, batch: VideoBatch, draws: Draws) -> TokenizerExample:
-        channels, size = self.tokenizer.channels, self.tokenizer.latent_size
+        clip, strides = batch.pixels.shape[2:], self.tokenizer.strides
+        size = [n // stride for n, stride in zip(clip, strides, strict=True)]
         return TokenizerExample(
             pixels=batch.pixels,
-            noise=draws.normal("posterior", channels, *size),
+            noise=draws.normal("posterior", self.tokenizer.channels, *size),
             choice=draws.uniform("prefix"),
         )
 

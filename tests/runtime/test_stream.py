@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from hstvg.data.sample import read_clip
+from hstvg.data.sample import Window, read_clip
 from hstvg.runtime import stream as stream_module
 from hstvg.runtime.config import DataFacts, RunFacts
 from hstvg.runtime.errors import CommandError, ConfigError
 from hstvg.runtime.index import read_index, write_index
+from hstvg.runtime.quarantine import Quarantine
+from hstvg.runtime.reader import references
 from hstvg.runtime.stream import WorkerStream, open_feed, ray_dataset
 from hstvg.scene.grammar import MOTIONS, read_caption
 from hstvg.train.ports import Stream
@@ -30,14 +32,15 @@ def run_facts(**changes) -> RunFacts:
 
 
 def data_facts(path: Path, **changes) -> DataFacts:
-    window = {"num_frames": 8, "fps": 8.0, "height": 16, "width": 16}
+    window = {"num_frames": 8, "fps": 8.0, "height": 16, "width": 16, "motion": True}
     return DataFacts(**{"path": str(path), **window, **changes})
 
 
 def worker_stream(
-    path: Path, rank: int = 0, world_size: int = 1, *, said=None, shard=None, seed: int = 0
+    path: Path, rank: int = 0, world_size: int = 1, *, shard=None, seed: int = 0, **changes
 ) -> WorkerStream:
-    run, data = run_facts(seed=seed), data_facts(path)
+    run, data = run_facts(seed=seed), data_facts(path, **changes)
+    quarantine = Quarantine(path, max_fraction=1, epoch_clips=80, rank=rank, say=print)
     return WorkerStream(
         feed=open_feed(run, data),
         run=run,
@@ -45,9 +48,19 @@ def worker_stream(
         rank=rank,
         world_size=world_size,
         device=torch.device("cpu"),
-        say=(said if said is not None else []).append,
+        quarantine=quarantine,
         shard=shard,
     )
+
+
+def keys_of(feed, steps) -> list[str]:
+    """Keys of the samples of some steps, in the order of the plan."""
+    rows = np.concatenate([feed.plan.batch(step).rows for step in steps])
+    return feed.index.table.column("key").take(rows).to_pylist()
+
+
+def keys_in(path: Path, split: str) -> set[str]:
+    return {row["key"] for row in read_index(path).table.to_pylist() if row["split"] == split}
 
 
 def take(stream: WorkerStream, num_steps: int, *, first_step: int = 0) -> list[VideoBatch]:
@@ -140,42 +153,30 @@ def test_a_resumed_stream_goes_on_where_it_was(shapes_dataset):
 
 
 def test_an_epoch_shows_every_training_clip_once(shapes_dataset):
-    index = read_index(shapes_dataset)
-    train = {str(index.column("key")[row]) for row in index.rows_of("train")}
-    feed = open_feed(run_facts(), data_facts(shapes_dataset))
+    train = keys_in(shapes_dataset, "train")
+    keys = keys_of(open_feed(run_facts(), data_facts(shapes_dataset)), range(40))
     for epoch in range(3):
-        positions = np.arange(epoch * len(train), (epoch + 1) * len(train))
-        seen = feed.table(positions).column("key").to_pylist()
-        assert len(seen) == len(train)
-        assert set(seen) == train
+        assert sorted(keys[epoch * len(train) : (epoch + 1) * len(train)]) == sorted(train)
 
 
-def test_epochs_and_seeds_have_orders_of_their_own(shapes_dataset):
-    feeds = [open_feed(run_facts(seed=seed), data_facts(shapes_dataset)) for seed in (0, 1)]
-    count = len(feeds[0].rows)
+def test_seeds_have_orders_of_their_own(shapes_dataset):
     first, second = (
-        feeds[0].table(np.arange(start, start + count)).column("key").to_pylist()
-        for start in (0, count)
+        keys_of(open_feed(run_facts(seed=seed), data_facts(shapes_dataset)), range(4))
+        for seed in (0, 1)
     )
-    other = feeds[1].table(np.arange(count)).column("key").to_pylist()
     assert first != second
-    assert first != other
 
 
 def test_a_window_belongs_to_the_position(shapes_dataset):
     """The 8 frames shown of a clip of 16 differ from epoch to epoch, but not from run to run."""
     feed = open_feed(run_facts(), data_facts(shapes_dataset))
-    count = len(feed.rows)
-    keys = feed.table(np.arange(2 * count)).column("key").to_pylist()
+    rows = np.concatenate([feed.plan.batch(step).rows for step in range(30)])
     moving = 0
     for place in range(6):
-        again = keys.index(keys[place], count)
+        again = rows.tolist().index(rows[place], place + 1)
         windows = [
-            feed.reader()({name: column.to_numpy(zero_copy_only=False) for name, column in block})
-            for block in (
-                zip(table.column_names, table.columns, strict=True)
-                for table in (feed.table(np.array([at])) for at in (place, again, place))
-            )
+            feed.reader()(references(feed.index.take(rows[[at]]), np.array([at]), 0))
+            for at in (place, again, place)
         ]
         np.testing.assert_array_equal(windows[0]["pixels"], windows[2]["pixels"])
         np.testing.assert_array_equal(windows[0]["motion"], windows[2]["motion"])
@@ -222,8 +223,7 @@ def test_exact_motion_is_trusted_but_at_the_last_frame(shapes_dataset):
 
 
 def test_held_out_clips_are_of_the_val_split_and_always_the_same(shapes_dataset):
-    index = read_index(shapes_dataset)
-    val = {str(index.column("key")[row]) for row in index.rows_of("val")}
+    val = keys_in(shapes_dataset, "val")
     assert val
     stream = worker_stream(shapes_dataset)
     first, second = ([clip for b in stream.held_out() for clip in rows(b)] for _ in range(2))
@@ -263,29 +263,36 @@ def test_nothing_to_train_on_is_said(shapes_dataset, tmp_path):
 # ---- damage -----------------------------------------------------------------------------------
 
 
-def test_a_damaged_clip_is_replaced_in_place_counted_and_named(shapes_dataset, damaged_copy):
+def test_a_damaged_clip_is_replaced_in_place_and_named(shapes_dataset, damaged_copy):
     clean = global_order(shapes_dataset, 1, num_steps=2)
-    bad, neighbour = clean[5], clean[4]  # in one micro-batch
+    bad = clean[5]
     overwrite(damaged_copy, bad["key"])
-    said: list[str] = []
-    stream = worker_stream(damaged_copy, said=said)
+    stream = worker_stream(damaged_copy)
     got = [clip for batch in take(stream, 2) for clip in rows(batch)]
-    assert stream.damaged == 1
-    (line,) = said
-    assert bad["key"] in line
-    assert got[5]["position"] == bad["position"]
-    assert torch.equal(got[5]["pixels"], neighbour["pixels"])
-    assert torch.equal(got[5]["motion"], neighbour["motion"])
     assert_same(got[:5] + got[6:], clean[:5] + clean[6:])
+    (found,) = stream.substitutions()
+    assert (found.step, found.position, found.key) == (1, 5, bad["key"])
+    assert "checksum" in found.reason
+    assert stream.substitutions() == []  # each is told once
+    # What is shown is another clip of the training split, with its own caption: a generator must
+    # not learn the damaged clip's words on another picture.
+    table = {row["key"]: row for row in read_index(shapes_dataset).table.to_pylist()}
+    assert table[found.substitute]["split"] == "train"
+    assert found.substitute != bad["key"]
+    assert got[5]["caption"] == table[found.substitute]["caption"]
+    assert got[5]["position"] == 5
 
 
-def test_a_replaced_clip_brings_its_own_caption(shapes_dataset, damaged_copy):
-    """A generator must not learn the damaged clip's words on the neighbour's picture."""
-    clean = global_order(shapes_dataset, 1, num_steps=1)
-    overwrite(damaged_copy, clean[5]["key"])
-    got = global_order(damaged_copy, 1, num_steps=1)
-    assert clean[4]["caption"] != clean[5]["caption"]
-    assert got[5]["caption"] == clean[4]["caption"]
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_the_substitute_does_not_depend_on_the_number_of_workers(
+    shapes_dataset, damaged_copy, world_size
+):
+    for clip in global_order(shapes_dataset, 1, num_steps=2)[3:9]:
+        overwrite(damaged_copy, clip["key"])
+    assert_same(
+        global_order(damaged_copy, world_size, num_steps=2),
+        global_order(damaged_copy, 1, num_steps=2),
+    )
 
 
 def test_a_clip_that_is_cut_off_with_its_shard_is_replaced(shapes_dataset, damaged_copy):
@@ -297,42 +304,96 @@ def test_a_clip_that_is_cut_off_with_its_shard_is_replaced(shapes_dataset, damag
     row = table[last["key"]]
     with (damaged_copy / row["shard"]).open("r+b") as shard:
         shard.truncate(row["offset"] + row["size"] // 2)
-    said: list[str] = []
-    stream = worker_stream(damaged_copy, said=said)
+    stream = worker_stream(damaged_copy)
     got = [clip for batch in take(stream, 9) for clip in rows(batch)]
     assert [clip["position"] for clip in got] == [clip["position"] for clip in clean]
-    assert stream.damaged == len(said) == sum(clip["key"] == last["key"] for clip in clean)
-    assert "ends before byte" in said[0]
+    found = stream.substitutions()
+    assert [item.key for item in found] == [c["key"] for c in clean if c["key"] == last["key"]]
+    assert "ends before byte" in found[0].reason
 
 
-def test_clips_that_are_damaged_altogether_stop_the_run_with_the_cause(
-    shapes_dataset, damaged_copy
-):
-    for clip in global_order(shapes_dataset, 1, num_steps=1)[:MICRO_BATCH]:
-        overwrite(damaged_copy, clip["key"])
-    with pytest.raises(CommandError, match="can be read"):
+def test_a_shard_that_is_gone_is_replaced_clip_by_clip(shapes_dataset, damaged_copy):
+    (damaged_copy / "shards" / "000001.tar").unlink()
+    stream = worker_stream(damaged_copy)
+    got = [clip for batch in take(stream, 3) for clip in rows(batch)]
+    table = {row["key"]: row for row in read_index(damaged_copy).table.to_pylist()}
+    lost = [clip for clip in got if table[clip["key"]]["shard"].endswith("000001.tar")]
+    assert len(lost) == len(stream.substitutions()) > 3
+
+
+def test_a_data_set_of_which_nothing_can_be_read_says_so(damaged_copy):
+    shutil.rmtree(damaged_copy / "shards")
+    with pytest.raises(CommandError, match="nor can any of 16 clips") as caught:
         take(worker_stream(damaged_copy), 1)
+    assert f"verify={damaged_copy}" in str(caught.value)
+
+
+@pytest.mark.parametrize("claimed", [0, -5, 1 << 40])
+def test_a_size_that_no_clip_has_is_not_read(shapes_dataset, tmp_path, claimed):
+    path = Path(shutil.copytree(shapes_dataset, tmp_path / "copy"))
+    table = read_index(path).table.to_pylist()
+    key = global_order(shapes_dataset, 1, num_steps=1)[0]["key"]
+    write_index(path, [{**r, "size": claimed} if r["key"] == key else r for r in table])
+    stream = worker_stream(path)
+    take(stream, 11)
+    assert key in {item.key for item in stream.substitutions()}
 
 
 def test_motion_is_estimated_where_the_truth_is_not_known(shapes_dataset):
     """A clip of somebody's own footage: the same member without its scene."""
     index = read_index(shapes_dataset)
-    feed = open_feed(run_facts(), data_facts(shapes_dataset))
     row = next(
         row
         for row in index.table.to_pylist()
         if "moves right" in row["caption"] and "quickly" in row["caption"]
     )
-    whole = (index.root / row["shard"]).read_bytes()
+    whole = (shapes_dataset / row["shard"]).read_bytes()
     video = whole[row["offset"] : row["offset"] + row["size"]]
-    facts = b'{"num_frames": 16, "fps": 8.0, "caption": "mine"}'
-    clip = read_clip(video, facts, feed.window, start=0.0)
-    weighted = (clip.motion.astype(float) * clip.motion_confidence).sum((1, 2, 3))
+    window = Window(num_frames=8, fps=8.0, height=16, width=16)
+    how = {"duration_s": 2.0, "window": window, "start": 0.0, "decoder": "pyav", "scene": None}
+    clip = read_clip(video, motion=True, **how)
+    weighted = (clip["motion"].astype(float) * clip["motion_confidence"]).sum((1, 2, 3))
     assert weighted[0] > abs(weighted[1])
-    assert not clip.motion_confidence[:, -1].any()
+    assert not clip["motion_confidence"][:, -1].any()
+    assert read_clip(video, motion=False, **how).keys() == {"pixels"}
+
+
+# ---- buckets ----------------------------------------------------------------------------------
+
+BUCKETS = ["8x16x16", "4x12x24"]
+
+
+@pytest.fixture(scope="module")
+def mixed_dataset(shapes_dataset, tmp_path_factory) -> Path:
+    """The data set with every third clip said to be wide."""
+    path = Path(shutil.copytree(shapes_dataset, tmp_path_factory.mktemp("mixed") / "data"))
+    table = read_index(path).table.to_pylist()
+    write_index(path, [{**row, "width": 64} if i % 3 == 0 else row for i, row in enumerate(table)])
+    return path
+
+
+def test_every_clip_is_shown_through_the_window_of_its_bucket(mixed_dataset):
+    """4x12x24 has 1152 pixels and 8x16x16 has 2048: 3 clips of the one weigh as 2 of the other."""
+    wide = {r["key"] for r in read_index(mixed_dataset).table.to_pylist() if r["width"] == 64}
+    seen = Counter()
+    for batch in islice(worker_stream(mixed_dataset, buckets=BUCKETS).train(0), 40):
+        shape = tuple(batch.pixels.shape)
+        seen[shape] += 1
+        assert shape in {(2, 3, 8, 16, 16), (3, 3, 4, 12, 24)}
+        assert {key in wide for key in batch.keys} == {shape[2] == 4}
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("text", ["8x16", "axbxc", "8x16x0", "8x16x16x3"])
+def test_a_bucket_that_is_none_is_refused(shapes_dataset, text):
+    with pytest.raises(ConfigError, match=f"{text} is not FRAMESxHEIGHTxWIDTH"):
+        open_feed(run_facts(), data_facts(shapes_dataset, buckets=[text]))
 
 
 # ---- Ray Data ---------------------------------------------------------------------------------
+
+
+CLIP_BYTES = 3 * 8 * 16 * 16
 
 
 def split_in_two(
@@ -340,9 +401,10 @@ def split_in_two(
     num_steps: int,
     *,
     first_step: int = 0,
-    segment: int = 20_000,
+    segment: int = 5_000,
     block_clips: int = 8,
     target_bytes: int = 128 * 2**20,
+    buckets: tuple[str, ...] = (),
 ) -> list[list[dict]]:
     """What two consumers of one split get, each in its own thread.
 
@@ -350,13 +412,16 @@ def split_in_two(
     """
     from ray.data import DataContext
 
-    run, data = run_facts(steps=first_step + num_steps), data_facts(path, block_clips=block_clips)
+    run, data = (
+        run_facts(steps=first_step + num_steps),
+        data_facts(path, block_mb=block_clips * CLIP_BYTES / 1e6, buckets=list(buckets)),
+    )
     got: list[list[dict]] = [[], []]
     failed: list[BaseException] = []
 
     def consume(rank: int, shard) -> None:
         try:
-            stream = worker_stream(path, rank, 2, shard=shard)
+            stream = worker_stream(path, rank, 2, shard=shard, buckets=list(buckets))
             batches = take(stream, num_steps, first_step=first_step)
             got[rank] = [clip for batch in batches for clip in rows(batch)]
         except BaseException as error:
@@ -381,18 +446,20 @@ def split_in_two(
 
 
 CASES = {
+    "one pass per block": {"block_clips": 1},
     "many blocks": {},
     "fewer blocks than CPUs": {"block_clips": 128},
     "blocks larger than Ray likes": {"target_bytes": 20_000},
     "resumed": {"first_step": 5},
     "over two borders of a segment": {"segment": 4, "first_step": 3},
     "a segment that is no whole number of blocks": {"segment": 4, "block_clips": 12},
+    "clips of two sizes": {"buckets": tuple(BUCKETS)},
 }
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize("case", CASES)
-def test_ray_gives_every_worker_exactly_its_positions(ray_cluster, shapes_dataset, case):
+def test_ray_gives_every_worker_exactly_its_positions(ray_cluster, mixed_dataset, case):
     import ray
     import ray.cloudpickle
 
@@ -400,8 +467,8 @@ def test_ray_gives_every_worker_exactly_its_positions(ray_cluster, shapes_datase
     # functions in what cannot be pickled. This module is not importable there, so it travels whole.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     task = ray.remote(num_cpus=0)(split_in_two)
-    got = ray.get(task.remote(shapes_dataset, 10, **CASES[case]))
+    got = ray.get(task.remote(mixed_dataset, 10, **CASES[case]))
     for rank in (0, 1):
-        stream = worker_stream(shapes_dataset, rank, 2)
+        stream = worker_stream(mixed_dataset, rank, 2, buckets=list(CASES[case].get("buckets", ())))
         want = take(stream, 10, first_step=CASES[case].get("first_step", 0))
         assert_same(got[rank], [clip for batch in want for clip in rows(batch)])

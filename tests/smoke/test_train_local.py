@@ -20,17 +20,17 @@ from safetensors.torch import load_file
 from hstvg.generate.bundle import load_model
 from hstvg.generate.workflow import write_clips
 from hstvg.report import write_report
-from hstvg.runtime.assemble import run_facts, settle
+from hstvg.runtime.assemble import settle
 from hstvg.runtime.checkpoint import check, newest
 from hstvg.runtime.command import run_command
 from hstvg.runtime.config import compose
 from hstvg.runtime.errors import ConfigError
 from hstvg.runtime.evaluation import evaluate
 from hstvg.runtime.index import read_index
-from hstvg.runtime.launch import export, run_training
+from hstvg.runtime.launch import export, open_stream, run_training
 from hstvg.runtime.sampling import generate
-from hstvg.runtime.stream import WorkerStream, open_feed
 from hstvg.runtime.track_jsonl import read_metrics
+from hstvg.runtime.worker_local import LocalWorker
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ("worker=local", "worker.threads=1", "engine=torch")
@@ -182,16 +182,9 @@ def test_a_latent_is_standardised_alike_for_any_number_of_workers(runs, compose_
     for world_size in (1, 2):
         settled = settle(config)
         settled["run_dir"] = str(tmp_path / f"{world_size}")
-        run, data = run_facts(settled)
-        stream = WorkerStream(
-            feed=open_feed(run, data),
-            run=run,
-            data=data,
-            rank=0,
-            world_size=world_size,
-            device=torch.device("cpu"),
-            say=print,
-        )
+        worker = LocalWorker(tmp_path, device=torch.device("cpu"), keep=1)
+        worker.world_size = world_size
+        stream = open_stream(settled, worker, None)
         measured.append(export(settled, None, weights, 4, stream).tokenizer)
     torch.testing.assert_close(measured[0].latent_mean, measured[1].latent_mean)
     torch.testing.assert_close(measured[0].latent_std, measured[1].latent_std)

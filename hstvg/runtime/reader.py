@@ -1,0 +1,177 @@
+"""The reader: from references to samples to arrays of clips. Runs inside data tasks.
+
+Every member is fetched by its byte range and held against the checksum of the index, so damage is
+seen, not guessed. A damaged sample is replaced in place: batches keep their size, and every later
+sample its position.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import pyarrow as pa
+
+from hstvg.data.sample import Window, read_clip
+from hstvg.runtime.errors import CommandError
+from hstvg.runtime.storage import join, read_range
+
+REFERENCE = [
+    "shard",
+    "key",
+    "offset",
+    "size",
+    "json_offset",
+    "json_size",
+    "num_frames",
+    "fps",
+    "caption",
+    "checksum",
+    "json_checksum",
+]
+"""Columns of the index that a reader needs; `position` and `window` come with them."""
+
+LARGEST_MEMBER = 1 << 30
+LARGEST_JSON = 1 << 20
+"""Bytes. A larger member is no clip, whatever the index says of it."""
+
+DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError)
+"""What a damaged sample raises; anything else is a fault of this program."""
+
+Row = Mapping[str, Any]
+
+
+@runtime_checkable
+class Opener(Protocol):
+    """Turns the members of one sample into named arrays, of one shape per window."""
+
+    def __call__(self, row: Row, member: bytes, facts: Row) -> dict[str, np.ndarray]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoOpener:
+    """Decodes windows of videos.
+
+    Args:
+        windows: `window` of a row is a number of these.
+        motion: whether to find the motion as well.
+        decoder: "pyav" or "torchcodec".
+    """
+
+    windows: Sequence[Window]
+    seed: int
+    motion: bool
+    decoder: str = "pyav"
+
+    def __call__(self, row: Row, member: bytes, facts: Row) -> dict[str, np.ndarray]:
+        # Where the window lies belongs to the position, as all randomness of a clip does.
+        start = np.random.default_rng((self.seed, row["position"])).random()
+        return read_clip(
+            member,
+            duration_s=row["num_frames"] / row["fps"],
+            scene=facts.get("scene"),
+            window=self.windows[row["window"]],
+            start=start,
+            motion=self.motion,
+            decoder=self.decoder,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """Reads blocks of references.
+
+    Args:
+        root: location of the data set.
+        spares: rows of the index that stand in for damaged samples.
+    """
+
+    root: str
+    opener: Opener
+    spares: Sequence[Row] = field(repr=False)
+
+    def __call__(self, block: pa.Table) -> dict[str, np.ndarray]:
+        """The clips of a block whose rows share one window.
+
+        Returns:
+            the opener's arrays, stacked, and caption, key, position, `reason` (empty where the
+            sample is whole) and `substitute` (the key of what is shown instead).
+
+        Raises:
+            CommandError: neither a sample nor any spare can be read.
+        """
+        columns: dict[str, Any] = {}
+        for i, row in enumerate(block.to_pylist()):
+            arrays, texts = self._clip(row)
+            for name, array in arrays.items():
+                if name not in columns:
+                    columns[name] = np.empty((len(block), *array.shape), array.dtype)
+                columns[name][i] = array
+            for name, text in texts.items():
+                columns.setdefault(name, []).append(text)
+        positions = {"position": block.column("position").to_numpy()}
+        texts = {name: value for name, value in columns.items() if isinstance(value, list)}
+        return columns | positions | {k: np.array(v, dtype=object) for k, v in texts.items()}
+
+    def _clip(self, row: Row) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        try:
+            arrays = self.read(row)
+            shown, reason = row, ""
+        except DAMAGE as error:
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            arrays, shown = self._substitute(row, reason)
+        texts = {"key": row["key"], "caption": shown["caption"], "reason": reason}
+        return arrays, texts | {"substitute": shown["key"] if reason else ""}
+
+    def read(self, row: Row) -> dict[str, np.ndarray]:
+        """One sample.
+
+        Raises:
+            DAMAGE: it is damaged.
+        """
+        shard = join(self.root, row["shard"])
+        member = _member(shard, row["offset"], row["size"], row["checksum"], LARGEST_MEMBER)
+        facts: Any = {}
+        if row["json_size"]:
+            place = (row["json_offset"], row["json_size"], row["json_checksum"])
+            facts = json.loads(_member(shard, *place, LARGEST_JSON))
+            if not isinstance(facts, dict):
+                raise ValueError("its JSON member is no object")
+        return self.opener(row, member, facts)
+
+    def _substitute(self, row: Row, reason: str) -> tuple[dict[str, np.ndarray], Row]:
+        """The first readable spare in an order that belongs to the position alone."""
+        order = np.random.default_rng((row["position"], 1)).permutation(len(self.spares))
+        for spare in (self.spares[i] for i in order):
+            shown = {**spare, "position": row["position"], "window": row["window"]}
+            try:
+                return self.read(shown), shown
+            except DAMAGE:
+                continue
+        raise CommandError(
+            f"{row['key']} cannot be read ({reason}), nor can any of {len(self.spares)} clips that "
+            "could stand in for it; check the data with python -m pipelines.prepare "
+            f"verify={self.root}"
+        )
+
+
+def references(
+    table: pa.Table, positions: np.ndarray, windows: int | Sequence[int] | np.ndarray
+) -> pa.Table:
+    """Rows of an index as a reader takes them."""
+    # Plain text: a dictionary would carry the names of all shards.
+    columns = [table.column(name).cast(pa.string()) for name in ("shard",)]
+    rest = [table.column(name) for name in REFERENCE[1:]]
+    window = np.broadcast_to(np.asarray(windows, dtype=np.int8), positions.shape)
+    return pa.table([*columns, *rest, positions, window], names=[*REFERENCE, "position", "window"])
+
+
+def _member(shard: str, offset: int, size: int, checksum: str, largest: int) -> bytes:
+    if not 0 < size <= largest:
+        raise ValueError(f"a member of {size} bytes; at most {largest} are read")
+    data = read_range(shard, offset, size)
+    if f"sha256:{hashlib.sha256(data).hexdigest()}" != checksum:
+        raise ValueError("its bytes do not match the checksum of the index")
+    return data
