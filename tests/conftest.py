@@ -69,6 +69,17 @@ def ray_cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def odd_videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
+    """Name -> file and verdict of every kind of odd or broken video; leave the files as they are.
+
+    A verdict is a `footage.Good`, what it becomes, or a `footage.Bad`, why it is refused.
+    """
+    from footage import make_odd_videos
+
+    return make_odd_videos(tmp_path_factory.mktemp("odd_videos"))
+
+
+@pytest.fixture(scope="session")
 def shapes_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """96 clips of one shape each in two shards, written in this process."""
     from hstvg.runtime.index import write_index

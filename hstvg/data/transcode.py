@@ -12,12 +12,11 @@ from typing import NamedTuple, cast
 import numpy as np
 from av.error import BlockingIOError, EOFError
 from av.filter import Graph
-from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from hstvg.data.clock import CLOCK, clocked_frames
 from hstvg.data.video import (
-    MAX_DURATION_S,
     MAX_FPS,
     MAX_FRAMES,
     MAX_PIXELS,
@@ -26,7 +25,6 @@ from hstvg.data.video import (
     VideoInfo,
     as_rate,
     check_limit,
-    every_frame,
     opened,
     probe_video,
     rate_of,
@@ -34,12 +32,6 @@ from hstvg.data.video import (
 )
 
 POLICIES = ("fit", "crop", "pad")
-CLOCK = Fraction(1, 1_000_000)
-"""Seconds per tick of the time stamps inside this module."""
-LONGEST_GAP_S = 600
-"""A longer pause between two frames is a broken time stamp, not a pause."""
-RESTART_S = 1.0
-"""Time that runs back further than this is a clock that started anew; less is jitter."""
 UNSPECIFIED = 2
 """FFmpeg's AVCOL_SPC_UNSPECIFIED."""
 SCALER = "bicubic+accurate_rnd+bitexact"
@@ -116,38 +108,12 @@ def transcode(
     """
     with opened(source) as (container, stream):
         rate = as_rate(form.fps) if form.fps else rate_of(stream)
-        frames = _on_one_clock(every_frame(container, stream), rate_of(stream))
+        frames = clocked_frames(container, stream, start_s=start_s)
         frames = _between(frames, start_s, end_s, 1 / rate_of(stream))
         images = _shaped(frames, stream, form)
         images = _at_constant_rate(images, rate, 1 / rate_of(stream))
         data = write_mp4(images, rate, gop=form.gop, crf=form.crf)
     return data, probe_video(data)
-
-
-def _on_one_clock(frames: Iterator[VideoFrame], rate: Fraction) -> Iterator[VideoFrame]:
-    """Time stamps in ticks of CLOCK after the first frame, never falling.
-
-    A frame without a stamp comes one interval after the one before it.
-    """
-    now, offset = None, Fraction(0)
-    for frame in frames:
-        stamp = frame.pts if frame.pts is not None else frame.dts
-        time = None if stamp is None else stamp * frame.time_base + offset
-        if now is None:
-            offset = -(time or Fraction(0))
-            now = Fraction(0)
-        elif time is None:
-            now += 1 / rate
-        elif time < now - Fraction(RESTART_S):
-            offset += now + 1 / rate - time
-            now += 1 / rate
-        elif time - now > LONGEST_GAP_S:
-            raise UnreadableVideo(f"its time stamps jump by more than {LONGEST_GAP_S} s")
-        else:
-            now = max(now, time)
-        check_limit("seconds", float(now), MAX_DURATION_S)
-        frame.pts, frame.time_base = round(now / CLOCK), CLOCK
-        yield frame
 
 
 def _between(
@@ -181,7 +147,7 @@ def _at_constant_rate(
     """
     held, shown, now = None, 0, Fraction(0)
     for frame in frames:
-        now = (frame.pts or 0) * frame.time_base
+        now = (frame.pts or 0) * (frame.time_base or CLOCK)
         # Rounding forgives containers that store time in milliseconds.
         slot = round(now * rate)
         check_limit("frames", slot, MAX_FRAMES)
@@ -247,10 +213,11 @@ def _kind_of(frame: VideoFrame, *, was_interlaced: bool) -> _Kind:
 
 def _turns_of(frame: VideoFrame) -> tuple[tuple[str, str], ...]:
     """Filters that do what the display matrix asks for, to the nearest quarter turn."""
-    if Type.DISPLAYMATRIX not in frame.side_data:
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
         return ()
     # Rows of (a b u), (c d v), (x y w): a point goes to x' = a x + c y, y' = b x + d y.
-    a, b, _, c, d, *_ = np.frombuffer(frame.side_data[Type.DISPLAYMATRIX], np.int32).tolist()
+    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32).tolist()
     if abs(b) + abs(c) > abs(a) + abs(d):
         return (("transpose", TRANSPOSE[b > 0, c > 0]),)
     mirrors = (("hflip", a < 0), ("vflip", d < 0))
@@ -259,8 +226,8 @@ def _turns_of(frame: VideoFrame) -> tuple[tuple[str, str], ...]:
 
 def _square_size(kind: _Kind, aspect: Fraction | None) -> tuple[float, float]:
     """Upright width and height with square pixels; neither side gets more than it had."""
-    aspect = aspect or Fraction(1)
-    width, height = kind.width * min(1, aspect), kind.height * min(1, 1 / aspect)
+    ratio = float(aspect or 1)
+    width, height = kind.width * min(1.0, ratio), kind.height * min(1.0, 1.0 / ratio)
     return (height, width) if kind.lies_on_its_side else (width, height)
 
 
