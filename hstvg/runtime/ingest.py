@@ -1,33 +1,29 @@
 """From a source of clips to a finished data set: shards made by Ray tasks, an index, a summary.
 
-A data set is built in a hidden folder beside its final place and renamed when it is whole, so
-`out` either does not exist or is complete. The same source gives the same bytes, whatever the
-timing of the tasks: a shard is a fixed range of items.
+The same source gives the same bytes, whatever the timing of the tasks, and whether or not the work
+was interrupted: a shard is a fixed range of items.
 """
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
-import sys
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from hstvg.runtime.errors import CommandError, ConfigError
-from hstvg.runtime.shard import Sample, replace_file, write_shard
-from hstvg.runtime.source import Item, Refused, ShapeSource, Source
-from hstvg.runtime.source_folder import FolderSource
+from hstvg.runtime.errors import ConfigError
+from hstvg.runtime.shard import LARGEST_MEMBER, Sample, replace_file, write_shards
+from hstvg.runtime.source import DISK_FULL, Found, Item, Refused, Source, one_line, size_text
+from hstvg.runtime.staging import NothingAccepted, staging
+from hstvg.runtime.work import Result, counts, work
 
-__all__ = ["FolderSource", "ShapeSource", "Summary", "ingest", "preview"]
-
-VERSION = 1
+VERSION = 2
 """Of the data set folder's layout, in dataset.json."""
+BATCH = 8
+"""Items per task that answers a question."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +36,14 @@ class Summary:
     """Of all shards."""
     splits: dict[str, int]
     refused: dict[str, int]
-    """Kind of reason -> clips."""
+    """Kind of reason -> how many."""
     already_there: bool = False
 
     def __str__(self) -> str:
         splits = ", ".join(f"{number} {name}" for name, number in self.splits.items())
         done = "already prepared, nothing to do" if self.already_there else "ready"
-        lines = [f"{self.out} {done}: {self.num_clips} clips ({splits}), {_size(self.num_bytes)}"]
+        size = size_text(self.num_bytes)
+        lines = [f"{self.out} {done}: {self.num_clips} clips ({splits}), {size}"]
         if self.refused:
             total, kinds = sum(self.refused.values()), _count_line(self.refused)
             lines.append(f"refused {total}: {kinds}; see {self.out / 'rejected.jsonl'}")
@@ -62,13 +59,13 @@ def preview(source: Source, out: Path, clips_per_shard: int) -> str:
     items = _items(source, clips_per_shard)
     if existing := _finished(out, _identity(source, items, clips_per_shard)):
         return str(existing)
-    num_shards = -(-len(items) // clips_per_shard)
-    size = _size(source.estimate_bytes(items))
-    return f"{out} would get {len(items)} clips in {num_shards} shards, about {size}"
+    refused = counts([{"reason": item["refusal"]} for item in items if "refusal" in item])
+    at_once = f"; refused at once: {_count_line(refused)}" if refused else ""
+    return f"{out} would get {source.outlook(items, clips_per_shard)}{at_once}"
 
 
 def ingest(source: Source, out: Path, clips_per_shard: int, num_cpus: int | None = None) -> Summary:
-    """Make the data set `out` from `source` on Ray and say what it holds.
+    """Make the data set `out` from `source` on Ray, or go on making it, and say what it holds.
 
     Raises:
         ConfigError: the source has no items, or `out` holds something else; nothing was started.
@@ -82,115 +79,173 @@ def ingest(source: Source, out: Path, clips_per_shard: int, num_cpus: int | None
     if existing := _finished(out, identity):
         return existing
     connect(num_cpus)
-    with _staging(out) as folder:
-        shards = _make_shards(source, items, clips_per_shard, folder)
+    with staging(out, identity) as folder:
+        dataset = folder / "dataset"
+        (dataset / "shards").mkdir(parents=True, exist_ok=True)
+        settled = source.settle(items, _Asker(folder / "answers"))
+        job = ShardJob(source=source, folder=dataset, clips_per_shard=clips_per_shard)
+        results = work(job, _partition(settled, clips_per_shard), folder / "records")
         facts = {
             "version": VERSION,
             "identity": identity,
             "transform": _transform(source),
             "clips_per_shard": clips_per_shard,
         }
-        _finish(folder, shards, facts)
+        _finish(dataset, results, facts)
+        os.replace(dataset, out)
     summary = _finished(out, identity)
     assert summary is not None
     return Summary(**{**vars(summary), "already_there": False})
 
 
-# ---- the work of one shard --------------------------------------------------------------------
+# ---- the work of one part ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Shard:
-    """What one task reports: the rows of its shard and all that it refused."""
+class ShardJob:
+    """Makes the shards of a part, or index rows for the shard that its items lie in."""
 
-    rows: list[dict[str, Any]]
-    rejected: list[dict[str, str]]
-    num_bytes: int = 0
-    sha256: str = ""
+    source: Source
+    folder: Path
+    clips_per_shard: int
+    name: str = "shards"
 
+    def run(self, number: int, items: Sequence[Item]) -> Result:
+        rejected: list[dict[str, str]] = []
+        outcomes = self._accepted(items, rejected)
+        if any("shard" in item for item in items):
+            found = [dict(outcome) for outcome in outcomes if not isinstance(outcome, Sample)]
+            shards = [found] if found else []
+        else:
+            samples = (outcome for outcome in outcomes if isinstance(outcome, Sample))
+            path = self.folder / "shards" / f"{number:06d}.tar"
+            shards = write_shards(path, samples, self.clips_per_shard)
+        return {
+            "rows": [row for rows in shards for row in rows],
+            "rejected": rejected,
+            "shards": {rows[0]["shard"]: self._facts(rows) for rows in shards},
+        }
 
-def _make_shard(source: Source, items: Sequence[Item], path: Path) -> _Shard:
-    rejected: list[dict[str, str]] = []
+    def attempt(self, item: Item) -> None:
+        for _ in self._accepted([item], []):
+            pass
 
-    def accepted() -> Iterator[Sample]:
+    def holds(self, result: Result) -> bool:
+        with suppress(OSError):
+            return all(
+                (self.folder / shard).stat().st_size == facts["num_bytes"]
+                for shard, facts in result["shards"].items()
+            )
+        return False
+
+    def _accepted(
+        self, items: Sequence[Item], rejected: list[dict[str, str]]
+    ) -> Iterator[Sample | Found]:
         for item in items:
-            try:
-                yield source.sample(item)
-            except Refused as refusal:
-                rejected.append({"source": item["name"], "reason": str(refusal)})
+            for outcome in _outcomes(self.source, item):
+                if isinstance(outcome, Refused):
+                    rejected.append({"source": item["name"], "reason": str(outcome)})
+                else:
+                    yield outcome
 
-    rows = write_shard(path, accepted())
-    if not rows:
-        return _Shard(rows=[], rejected=rejected)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return _Shard(rows=rows, rejected=rejected, num_bytes=path.stat().st_size, sha256=digest)
+    def _facts(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        path = self.folder / rows[0]["shard"]
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"num_clips": len(rows), "num_bytes": path.stat().st_size, "sha256": digest}
 
 
-def _make_shards(
-    source: Source, items: Sequence[Item], clips_per_shard: int, folder: Path
-) -> list[_Shard]:
-    """All shards, in order, each made by one Ray task."""
-    import ray
-    from ray.exceptions import RayError, RayTaskError
-
-    task = ray.remote(_make_shard)
-    held = ray.put(source)
-    starts = range(0, len(items), clips_per_shard)
-    progress = _Progress(total_clips=len(items), total_shards=len(starts))
-    done: dict[int, _Shard] = {}
-    running: dict[Any, int] = {}
-    waiting = iter(enumerate(starts))
-    # Enough tasks to keep every CPU busy; the rest waits here and not in Ray's memory.
-    most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+def _outcomes(source: Source, item: Item) -> Iterator[Sample | Found | Refused]:
+    """What an item gives; whatever goes wrong with it is a refusal and stops nothing else."""
     try:
-        while len(done) < len(starts):
-            for number, start in waiting:
-                path = folder / "shards" / f"{number:06d}.tar"
-                part = items[start : start + clips_per_shard]
-                running[task.remote(held, part, path)] = number
-                if len(running) >= most:
-                    break
-            (ready,), _ = ray.wait(list(running))
-            shard = ray.get(ready)
-            done[running.pop(ready)] = shard
-            progress.advance(shard)
-    except RayTaskError as error:
-        if not isinstance(error.cause, OSError):
+        if "refusal" in item:
+            raise Refused(item["refusal"])
+        for outcome in source.samples(item):
+            if isinstance(outcome, Sample) and len(outcome.video) > LARGEST_MEMBER:
+                yield Refused(f"oversize: {len(outcome.video)} bytes, more than {LARGEST_MEMBER}")
+            else:
+                yield outcome
+    except Refused as refusal:
+        yield refusal
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
-        raise CommandError(f"cannot write the data set: {error.cause}") from error
-    except RayError as error:
-        raise CommandError(f"a worker was lost ({_one_line(error)}); try again") from error
-    finally:
-        _cancel(list(running))
-    return [done[number] for number in sorted(done)]
+        yield Refused(f"failed: {type(error).__name__}: {one_line(error)}")
 
 
-def _cancel(tasks: Sequence[Any]) -> None:
-    """End tasks that nobody waits for any more, before the folder they write in goes."""
-    import ray
+@dataclass(frozen=True, kw_only=True)
+class AskJob:
+    """Puts a question to items."""
 
-    for task in tasks:
-        with suppress(Exception):
-            ray.cancel(task, force=True)
-    for task in tasks:
-        with suppress(Exception):
-            ray.get(task, timeout=10)
+    name: str
+    question: Callable[[Item], Any]
+
+    def run(self, number: int, items: Sequence[Item]) -> Result:
+        answers = [self._answer(item) for item in items]
+        return {"answers": answers}
+
+    def attempt(self, item: Item) -> None:
+        self._answer(item)
+
+    def holds(self, result: Result) -> bool:
+        return "answers" in result
+
+    def _answer(self, item: Item) -> dict[str, Any]:
+        try:
+            if "refusal" in item:
+                raise Refused(item["refusal"])
+            return {"said": self.question(item)}
+        except Refused as refusal:
+            return {"refused": str(refusal)}
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise
+            return {"refused": f"failed: {type(error).__name__}: {one_line(error)}"}
 
 
-def _finish(folder: Path, shards: Sequence[_Shard], facts: dict[str, Any]) -> None:
+class _Asker:
+    """An Ask whose answers are kept in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(
+        self, name: str, question: Callable[[Item], Any], items: Sequence[Item]
+    ) -> list[Any]:
+        parts = [items[start : start + BATCH] for start in range(0, len(items), BATCH)]
+        results = work(AskJob(name=name, question=question), parts, self.folder / name)
+        answers = [answer for result in results for answer in result["answers"]]
+        return [
+            answer["said"] if "said" in answer else Refused(answer["refused"]) for answer in answers
+        ]
+
+
+def _partition(items: Sequence[Item], clips_per_shard: int) -> list[list[Item]]:
+    """What each task gets: a range of items, or all that lie in one shard."""
+    if any("shard" in item for item in items):
+        places: dict[str, list[Item]] = {}
+        for item in items:
+            places.setdefault(item.get("shard", ""), []).append(item)
+        return list(places.values())
+    starts = range(0, len(items), clips_per_shard)
+    return [list(items[start : start + clips_per_shard]) for start in starts]
+
+
+def _finish(folder: Path, results: Sequence[Result], facts: dict[str, Any]) -> None:
     """Write the lists beside the shards; dataset.json, the mark of a whole data set, last."""
     from hstvg.runtime.index import write_index
 
-    rows = [row for shard in shards for row in shard.rows]
-    rejected = [entry for shard in shards for entry in shard.rejected]
-    refused = Counter(entry["reason"].split(":")[0] for entry in rejected)
+    rows = [row for result in results for row in result["rows"]]
+    rejected = [entry for result in results for entry in result["rejected"]]
+    shards = {name: facts for result in results for name, facts in result["shards"].items()}
+    refused = counts(rejected)
     if not rows:
         example = "{source}: {reason}".format(**rejected[0])
-        raise CommandError(
+        raise NothingAccepted(
             f"no clip was accepted, so no data set was written: {_count_line(refused)}; "
             f"for example {example}"
         )
+    _sweep_out(folder, shards)
     with replace_file(folder / "rejected.jsonl") as file:
         for entry in rejected:
             # ASCII with escapes: the name of a file need not be valid text.
@@ -199,22 +254,23 @@ def _finish(folder: Path, shards: Sequence[_Shard], facts: dict[str, Any]) -> No
     record = {
         **facts,
         "num_clips": len(rows),
-        "num_bytes": sum(shard.num_bytes for shard in shards),
+        "num_bytes": sum(shard["num_bytes"] for shard in shards.values()),
         "splits": dict(sorted(Counter(row["split"] for row in rows).items())),
-        "refused": dict(refused.most_common()),
+        "refused": refused,
         "index_hash": index.hash,
-        "shards": {
-            shard.rows[0]["shard"]: {
-                "num_clips": len(shard.rows),
-                "num_bytes": shard.num_bytes,
-                "sha256": shard.sha256,
-            }
-            for shard in shards
-            if shard.rows
-        },
+        "shards": shards,
     }
     with replace_file(folder / "dataset.json") as file:
         file.write(json.dumps(record, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def _sweep_out(folder: Path, shards: Mapping[str, Any]) -> None:
+    """Remove what an interrupted run wrote and this one does not count, and an empty folder."""
+    for path in (folder / "shards").iterdir():
+        if f"shards/{path.name}" not in shards:
+            path.unlink()
+    with suppress(OSError):
+        (folder / "shards").rmdir()
 
 
 # ---- where a data set goes --------------------------------------------------------------------
@@ -256,90 +312,5 @@ def _finished(out: Path, identity: str) -> Summary | None:
     return Summary(out=out, already_there=True, **{name: record[name] for name in names})
 
 
-@contextmanager
-def _staging(out: Path) -> Iterator[Path]:
-    """A hidden folder beside `out` that becomes `out` on success and vanishes on failure.
-
-    Raises:
-        CommandError: another process is making `out` now, or the place cannot be written.
-    """
-    folder = out.with_name(f".{out.name}.prepare-partial")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder / "lock")
-        shutil.rmtree(folder / "dataset", ignore_errors=True)  # left by a killed run
-        (folder / "dataset" / "shards").mkdir(parents=True)
-    except BlockingIOError as error:
-        raise CommandError(f"another prepare is writing {out} now; wait for it") from error
-    except OSError as error:
-        raise CommandError(f"cannot write {out}: {error}") from error
-    with lock:
-        try:
-            yield folder / "dataset"
-            os.replace(folder / "dataset", out)
-        except OSError as error:
-            raise CommandError(f"cannot write {out}: {error}") from error
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _lock(path: Path) -> IO[str]:
-    """An open file that no second process can have. Raises BlockingIOError if one has it."""
-    file = path.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise
-    except OSError:
-        pass  # A file system without locks: not to start twice is then the person's care.
-    return file
-
-
-# ---- words for people -------------------------------------------------------------------------
-
-
-def _count_line(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{number} {kind}" for kind, number in counts.items())
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:.1f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.1f} GB"
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-class _Progress:
-    """A bar on a terminal; elsewhere a line per twentieth of the shards."""
-
-    def __init__(self, *, total_clips: int, total_shards: int) -> None:
-        self.total_clips = total_clips
-        self.total_shards = total_shards
-        self.clips = self.refused = self.shards = 0
-        self.start = time.monotonic()
-
-    def advance(self, shard: _Shard) -> None:
-        self.shards += 1
-        self.refused += len(shard.rejected)
-        self.clips += len(shard.rows) + len(shard.rejected)
-        last = self.shards == self.total_shards
-        if sys.stderr.isatty():
-            filled = 30 * self.clips // self.total_clips
-            bar = "#" * filled + "." * (30 - filled)
-            print(
-                f"\r[{bar}] {self._line()}", end="\n" if last else "", file=sys.stderr, flush=True
-            )
-        elif last or self.shards % max(1, self.total_shards // 20) == 0:
-            print(self._line(), file=sys.stderr, flush=True)
-
-    def _line(self) -> str:
-        passed_s = max(time.monotonic() - self.start, 1e-6)
-        rate = self.clips / passed_s
-        left_s = (self.total_clips - self.clips) / rate if rate else 0.0
-        return (
-            f"shard {self.shards}/{self.total_shards}  clip {self.clips}/{self.total_clips}  "
-            f"refused {self.refused}  {rate:.0f} clips/s  {left_s:.0f} s left "
-        )
+def _count_line(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {kind}" for kind, number in numbers.items())

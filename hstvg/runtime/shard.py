@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import IO, Any
 
 TEMPORARY_SUFFIX = ".tmp"
+LARGEST_MEMBER = 1 << 30
+LARGEST_JSON = 1 << 20
+"""Bytes. A larger member is no clip and no description of one, whatever it says of itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,24 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> list[dict[str, Any]]:
             rows[sample.key] = _add_sample(tar, file, sample)
     shard = f"{path.parent.name}/{path.name}"
     return [{"shard": shard, **row} for row in rows.values()]
+
+
+def write_shards(path: Path, samples: Iterable[Sample], most: int) -> list[list[dict[str, Any]]]:
+    """Write tars of at most `most` samples each and return the rows of each.
+
+    The first is `path`; where more samples come than it takes, NAME-1.tar, NAME-2.tar follow.
+
+    Raises:
+        ValueError, OSError: as `write_shard`.
+    """
+    remaining = iter(samples)
+    shards: list[list[dict[str, Any]]] = []
+    while rows := write_shard(
+        path if not shards else path.with_stem(f"{path.stem}-{len(shards)}"),
+        itertools.islice(remaining, most),
+    ):
+        shards.append(rows)
+    return shards
 
 
 def checksum(data: bytes) -> str:

@@ -1,203 +1,204 @@
 """A folder of somebody's own videos as a source: finding them, their captions, and their keys."""
 
-import csv
-import errno
 import hashlib
-import json
 import os
 import re
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+from hstvg.runtime.caption import clean, printable, read_caption, read_tables
+from hstvg.runtime.clip_rules import ClipRules, Cut, clip_facts, readable, spans_of
 from hstvg.runtime.errors import ConfigError
+from hstvg.runtime.scan import VIDEO_SUFFIXES
 from hstvg.runtime.shard import Sample
-from hstvg.runtime.source import Item, Refused
-
-# fmt: off
-VIDEO_SUFFIXES = frozenset((
-    ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg",
-    ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m",
-))
-# fmt: on
-CAPTION_TABLES = ("captions.csv", "captions.jsonl", "captions.parquet")
-MAX_CAPTION = 1000
-"""Characters."""
+from hstvg.runtime.source import Ask, Item, Refused, count_shards, inside, size_text
+from hstvg.runtime.split import hold_out
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSource:
-    """Videos of a folder and its sub-folders; hidden files and symlinked folders are skipped.
+    """Videos of a folder and its sub-folders. Hidden files and folders are not looked at.
 
     A caption is taken from NAME.txt, else NAME.json {"caption"}, else from a table in the folder:
-    captions.csv, .jsonl or .parquet with the columns file (path in the folder) and caption.
+    captions.csv, .jsonl or .parquet with the columns file (path in the folder) and caption. All
+    parts of a video have its caption, and lie in the same split.
     """
 
     path: str
+    policy: str = "fit"
+    """As `Form`, with the sizes and rate below."""
     max_side: int = 256
-    """Pixels; larger videos are scaled down."""
+    height: int | None = None
+    width: int | None = None
+    fps: float | None = None
+    gop: int = 16
     min_frames: int = 2
+    min_s: float = 0.0
+    max_s: float | None = None
+    """Seconds; longer footage is cut into equal parts of at most this."""
+    cuts: bool = False
+    """Whether a video is cut into its scenes first."""
+    min_motion: float | None = None
+    """Frame widths per second."""
+    dedup: int | None = None
+    """Bits in which the fingerprints of duplicates differ at most."""
     val_fraction: float = 0.05
 
     def __post_init__(self) -> None:
         # Absolute at once: a Ray worker has another working directory.
         object.__setattr__(self, "path", str(Path(self.path).expanduser().resolve()))
+        if self.max_s is not None and not self.max_s > max(0.0, self.min_s):
+            raise ValueError(f"max_s={self.max_s}: must be above 0 and above min_s={self.min_s}")
+        self.rules  # noqa: B018  a size out of range dies here
 
     @property
     def root(self) -> Path:
         return Path(self.path)
 
+    @property
+    def rules(self) -> ClipRules:
+        from hstvg.data.transcode import Form
+
+        form = Form(
+            policy=self.policy,
+            max_side=self.max_side,
+            height=self.height,
+            width=self.width,
+            fps=self.fps,
+            gop=self.gop,
+        )
+        return ClipRules(
+            form=form, min_frames=self.min_frames, min_s=self.min_s, min_motion=self.min_motion
+        )
+
     def items(self) -> list[Item]:
         if not self.root.is_dir():
             raise ConfigError(f"source.path={self.path}: no such folder")
-        captions = _read_tables(self.root)
-        found = [_folder_item(self.root, path, captions) for path in _walk_videos(self.root)]
+        if self.cuts:
+            from hstvg.data.cuts import check_installed
+
+            check_installed()
+        captions = read_tables(self.root)
+        videos, links = _walk(self.root)
+        found = [_item(self.root, path, captions) for path in videos]
         if not found:
             raise ConfigError(
                 f"source.path={self.path}: no video in this folder or its sub-folders "
                 "(symlinked folders are not followed)"
             )
-        held_out = self._hold_out(found)
-        found = [{**item, "held_out": item["name"] in held_out} for item in found]
         absent = sorted(captions.keys() - {item["name"] for item in found})
-        refusal = "missing: listed in the caption table, but no such video in the folder"
-        return found + [{"name": name, "refusal": refusal} for name in absent]
+        return [
+            *found,
+            *(_refused(_name(self.root, link), "symlinked folder: not followed") for link in links),
+            *(_refused(name, "missing: in the caption table, but not here") for name in absent),
+        ]
 
-    def sample(self, item: Item) -> Sample:
-        from hstvg.data.transcode import Form, transcode
-        from hstvg.data.video import UnreadableVideo
+    def outlook(self, items: Sequence[Item], clips_per_shard: int) -> str:
+        videos = [item for item in items if "refusal" not in item]
+        size = size_text(sum(item["stamps"][0][0] for item in videos))
+        what = "parts" if self.cuts or self.max_s else "clips"
+        shards = count_shards(len(items), clips_per_shard)
+        return f"the {what} of {len(videos)} videos ({size} as they are) in at least {shards}"
 
-        if "refusal" in item:
-            raise Refused(item["refusal"])
-        caption = _clean(self._caption(item))
+    def settle(self, items: Sequence[Item], ask: Ask) -> list[Item]:
+        items = list(items) if self.dedup is None else self._without_duplicates(items, ask)
+        videos = {item["name"]: item for item in items if "refusal" not in item}
+
+        def usable(name: str) -> bool:
+            (answer,) = ask("usable", self.is_usable, [videos[name]])
+            return answer is True
+
+        held_out = hold_out(videos, self.val_fraction, usable)
+        return [{**item, "held_out": item["name"] in held_out} for item in items]
+
+    def samples(self, item: Item) -> Iterator[Sample | Refused]:
+        caption = clean(self._caption(item))
         if not caption:
             raise Refused("no caption")
-        path = _inside(self.root, item["name"])
-        try:
-            video, info = transcode(path, Form(max_side=self.max_side))
-        except UnreadableVideo as error:
-            if getattr(error.__cause__, "errno", None) == errno.ENOSPC:
-                raise OSError(errno.ENOSPC, "no space for temporary files") from error
-            raise Refused(f"unreadable: {_one_line(error)}") from error
-        if info.num_frames < self.min_frames:
-            raise Refused(f"too short: {info.num_frames} of at least {self.min_frames} frames")
-        facts = {
-            "caption": caption,
-            "fps": float(info.fps),
-            "num_frames": info.num_frames,
-            "width": info.width,
-            "height": info.height,
-            "split": "val" if item["held_out"] else "train",
-            "source": _printable(item["name"]),
+        path = inside(self.root, item["name"])
+        spans = spans_of(path, cuts=self.cuts, max_s=self.max_s)
+        cuts = [Cut(*span, caption) for span in spans]
+        facts = clip_facts(held_out=item["held_out"], source=item["name"])
+        yield from self.rules.clips(path, cuts, key=_key(item["name"]), facts=facts)
+
+    def is_usable(self, item: Item) -> bool:
+        """Whether any clip comes of it."""
+        outcomes = self.samples({**item, "held_out": True})
+        return any(isinstance(outcome, Sample) for outcome in outcomes)
+
+    def fingerprint(self, item: Item) -> str:
+        from hstvg.data.fingerprint import fingerprint
+
+        with readable():
+            return fingerprint(inside(self.root, item["name"]))
+
+    def _without_duplicates(self, items: Sequence[Item], ask: Ask) -> list[Item]:
+        from hstvg.data.fingerprint import find_duplicates
+
+        videos = [item for item in items if "refusal" not in item]
+        answers = ask("fingerprints", self.fingerprint, videos)
+        # A video without a fingerprint is left to be refused with its own reason.
+        known = {
+            item["name"]: answer
+            for item, answer in zip(videos, answers, strict=True)
+            if not isinstance(answer, Refused)
         }
-        return Sample(key=_key(item["name"]), video=video, facts=facts)
-
-    def estimate_bytes(self, items: Sequence[Item]) -> int:
-        return sum(item["stamps"][0][0] for item in items if "stamps" in item)
-
-    def _hold_out(self, items: Sequence[Item]) -> set[str]:
-        """Names held out for validation: by a hash, so a clip stays where it is as others come.
-
-        Where the hash finds so few that all might be refused, the usable clip nearest to it is
-        taken, so that even a folder of two clips has one to validate on.
-        """
-        places = {item["name"]: _unit_hash(item["name"]) for item in items}
-        held_out = {name for name, place in places.items() if place < self.val_fraction}
-        if self.val_fraction > 0 and len(held_out) < 3 and len(items) > 1:
-            nearest = sorted(items, key=lambda item: places[item["name"]])
-            held_out.update(next(([item["name"]] for item in nearest if self._usable(item)), []))
-        return held_out
-
-    def _usable(self, item: Item) -> bool:
-        try:
-            self.sample({**item, "held_out": True})
-        except Refused:
-            return False
-        return True
+        first = find_duplicates(known, self.dedup)
+        return [
+            {**item, "refusal": f"duplicate: of {printable(first[item['name']])}"}
+            if item["name"] in first
+            else item
+            for item in items
+        ]
 
     def _caption(self, item: Item) -> str:
         if item["caption_file"] is None:
             return item["caption"]
-        path = _inside(self.root, item["caption_file"])
-        try:
-            text = path.read_text("utf-8-sig")
-            return text if path.suffix == ".txt" else json.loads(text)["caption"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            cause = f"{type(error).__name__}: {_one_line(error)}"
-            raise Refused(f"unreadable caption: {path.name}: {cause}") from error
+        return read_caption(inside(self.root, item["caption_file"]))
 
 
-def _walk_videos(root: Path) -> list[Path]:
-    """Paths of all videos below `root`, sorted by name."""
-    found = []
+def _walk(root: Path) -> tuple[list[Path], list[Path]]:
+    """All videos below `root` and all symlinks to folders, sorted by name."""
+    videos: list[Path] = []
+    links: list[Path] = []
     for folder, subfolders, names in os.walk(root, onerror=_cannot_search):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        found += [
+        links += [Path(folder, name) for name in subfolders if Path(folder, name).is_symlink()]
+        videos += [
             Path(folder, name)
             for name in names
             if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith(".")
         ]
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+    for found in (videos, links):
+        found.sort(key=lambda path: _name(root, path))
+    return videos, links
 
 
 def _cannot_search(error: OSError) -> None:
     raise ConfigError(f"cannot search {error.filename}: {error.strerror}") from error
 
 
-def _folder_item(root: Path, path: Path, captions: Mapping[str, str]) -> Item:
-    name = path.relative_to(root).as_posix()
+def _item(root: Path, path: Path, captions: Mapping[str, str]) -> Item:
+    name = _name(root, path)
     beside = [path.with_suffix(suffix) for suffix in (".txt", ".json")]
     caption_file = next((file for file in beside if file.is_file()), None)
     files = [path] if caption_file is None else [path, caption_file]
     return {
         "name": name,
         "caption": captions.get(name, ""),
-        "caption_file": caption_file and caption_file.relative_to(root).as_posix(),
+        "caption_file": caption_file and _name(root, caption_file),
         # lstat: nothing is learnt about what a symlink points at.
         "stamps": [(file.lstat().st_size, file.lstat().st_mtime_ns) for file in files],
     }
 
 
-def _inside(root: Path, name: str) -> Path:
-    """The file `name` of the folder, unless a symlink leads out of it."""
-    try:
-        path = (root / name).resolve()
-    except (OSError, RuntimeError) as error:  # a loop of symlinks
-        raise Refused(f"unreadable: {_one_line(error)}") from error
-    if not path.is_relative_to(root):
-        raise Refused(f"symlink leaves the folder: {name}")
-    return path
+def _refused(name: str, refusal: str) -> Item:
+    return {"name": name, "refusal": refusal}
 
 
-def _read_tables(root: Path) -> dict[str, str]:
-    """File (path in the folder) -> caption, of every caption table that is there."""
-    captions: dict[str, str] = {}
-    for table in CAPTION_TABLES:
-        path = root / table
-        if not path.is_file():
-            continue
-        try:
-            for row in _table_rows(_inside(root, table)):
-                file = PurePosixPath(str(row["file"]).strip().replace("\\", "/")).as_posix()
-                captions.setdefault(file, str(row["caption"] or ""))
-        except KeyError as error:
-            raise ConfigError(f"{path} has no column {error}; it needs file and caption") from error
-        except (Refused, ValueError, TypeError, OSError, csv.Error) as error:
-            raise ConfigError(f"{path} is unreadable: {_one_line(error)}") from error
-    return captions
-
-
-def _table_rows(path: Path) -> list[dict[str, Any]]:
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        return pq.ParquetFile(path).read().to_pylist()
-    lines = path.read_text("utf-8-sig").splitlines(keepends=True)
-    if path.suffix == ".csv":
-        return list(csv.DictReader(lines))
-    return [json.loads(line) for line in lines if line.strip()]
+def _name(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
 
 
 def _key(name: str) -> str:
@@ -205,26 +206,3 @@ def _key(name: str) -> str:
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", PurePosixPath(name).with_suffix("").as_posix())
     return f"{stem[:40]}-{digest[:12]}".lstrip("-")
-
-
-def _unit_hash(name: str) -> float:
-    """A number in [0, 1) that belongs to the name for ever."""
-    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
-    return int(digest[:13], 16) / 16**13
-
-
-def _clean(caption: object) -> str:
-    """One line of text; anything that is not text becomes empty."""
-    if not isinstance(caption, str):
-        return ""
-    return " ".join(_printable(caption).split())[:MAX_CAPTION].strip()
-
-
-def _printable(text: str) -> str:
-    """Control characters and lone surrogates (no UTF-8 has them) become spaces."""
-    return "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
