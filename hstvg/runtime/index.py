@@ -64,7 +64,8 @@ class DatasetIndex:
 
     def rows_of(self, split: str) -> Int[np.ndarray, "N"]:
         """Row numbers of a split, ascending; empty if the data set has none."""
-        return np.flatnonzero(pc.equal(self.facts.column("split"), split).to_numpy())
+        here = pc.equal(self.facts.column("split"), split)  # pyright: ignore[reportAttributeAccessIssue]
+        return np.flatnonzero(here.to_numpy())
 
     def fact(self, name: str) -> np.ndarray:
         """One of the plan's columns of numbers."""
@@ -131,7 +132,7 @@ def write_index(root: Path, rows: Sequence[dict[str, Any]]) -> DatasetIndex:
 
 def write_table(root: Path, table: pa.Table) -> DatasetIndex:
     """`write_index` of a table of SCHEMA."""
-    if pc.count_distinct(table.column("key")).as_py() < len(table):
+    if len(table.column("key").unique()) < len(table):
         raise ValueError("a key occurs twice in the data set")
     metadata = {HASH: hash_table(table).encode(), COUNT: str(len(table)).encode()}
     with replace_file(root / FILE_NAME) as file:
