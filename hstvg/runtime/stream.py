@@ -126,6 +126,11 @@ class WorkerStream:
         self._substitutions: list[Substitution] = []
 
     def train(self, first_step: int) -> Iterator[VideoBatch]:
+        for arrays in self.arrays(first_step):
+            yield to_batch(arrays, self.data.fps, self.device)
+
+    def arrays(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
+        """The micro-batches as they come from storage, uint8, in the order of the plan."""
         plan = self.feed.plan
         self.damage.begin(first_step)
         if self.order:
@@ -145,7 +150,7 @@ class WorkerStream:
                     f"{arrays['position'][0]}: the data stream lost its order"
                 )
             self._note(part.step + 1, arrays)
-            yield to_batch(arrays, self.data.fps, self.device)
+            yield arrays
 
     def substitutions(self) -> list[Substitution]:
         """The damaged samples met since the last call."""
