@@ -10,7 +10,7 @@ shapes      renders clips of moving shapes.
 folder      takes any videos below DIR. Captions come from NAME.txt, NAME.json {"caption": ...} or a
             table captions.csv, .jsonl or .parquet with the columns file (path in DIR) and caption.
             source.max_s=10 cuts long footage up, source.cuts=true at its scene cuts,
-            source.dedup=6 drops near duplicates, source.min_motion=0.01 drops still clips.
+            source.dedup=60 drops near duplicates, source.min_motion=0.01 drops still clips.
 curator     takes what NeMo Curator wrote: DIR/clips/*.mp4 with DIR/metas/v0/*.json.
 webdataset  indexes tar shards of KEY.mp4 with KEY.json {"caption": ...} or KEY.txt where they lie.
             DIR may be a pattern such as 'DIR/train-*.tar'. Nothing is copied or written there.

@@ -108,7 +108,8 @@ def spans_of(path: Path, *, cuts: bool, max_s: float | None) -> list[Span]:
 
             scenes = [(0.0, probe_video(path).duration_s)]
     spans = [part for scene in scenes for part in _equal_parts(scene, max_s)]
-    return spans if len(spans) > 1 else [WHOLE]
+    # The last one goes on to the end: how long the last frame is shown is a guess.
+    return [*spans[:-1], (spans[-1][0], None)]
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """A folder of somebody's own videos as a source: finding them, their captions, and their keys."""
 
 import hashlib
+import importlib.util
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from hstvg.runtime.caption import clean, printable, read_caption, read_tables
 from hstvg.runtime.clip_rules import ClipRules, Cut, clip_facts, readable, spans_of
+from hstvg.runtime.duplicates import find_duplicates
 from hstvg.runtime.errors import ConfigError
 from hstvg.runtime.scan import VIDEO_SUFFIXES
 from hstvg.runtime.shard import Sample
@@ -75,10 +77,8 @@ class FolderSource:
     def items(self) -> list[Item]:
         if not self.root.is_dir():
             raise ConfigError(f"source.path={self.path}: no such folder")
-        if self.cuts:
-            from hstvg.data.cuts import check_installed
-
-            check_installed()
+        if self.cuts and importlib.util.find_spec("scenedetect") is None:
+            raise ConfigError("source.cuts=true needs scenedetect; pip install 'hstvg[cuts]'")
         captions = read_tables(self.root)
         videos, links = _walk(self.root)
         found = [_item(self.root, path, captions) for path in videos]
@@ -102,7 +102,8 @@ class FolderSource:
         return f"the {what} of {len(videos)} videos ({size} as they are) in at least {shards}"
 
     def settle(self, items: Sequence[Item], ask: Ask) -> list[Item]:
-        items = list(items) if self.dedup is None else self._without_duplicates(items, ask)
+        if self.dedup is not None:
+            items = self._without_duplicates(items, ask, self.dedup)
         videos = {item["name"]: item for item in items if "refusal" not in item}
 
         def usable(name: str) -> bool:
@@ -127,15 +128,14 @@ class FolderSource:
         outcomes = self.samples({**item, "held_out": True})
         return any(isinstance(outcome, Sample) for outcome in outcomes)
 
-    def fingerprint(self, item: Item) -> str:
+    def fingerprint(self, item: Item) -> list[int]:
+        """What tells it from others, in words of 64 bits."""
         from hstvg.data.fingerprint import fingerprint
 
         with readable():
-            return fingerprint(inside(self.root, item["name"]))
+            return fingerprint(inside(self.root, item["name"])).tolist()
 
-    def _without_duplicates(self, items: Sequence[Item], ask: Ask) -> list[Item]:
-        from hstvg.data.fingerprint import find_duplicates
-
+    def _without_duplicates(self, items: Sequence[Item], ask: Ask, most_bits: int) -> list[Item]:
         videos = [item for item in items if "refusal" not in item]
         answers = ask("fingerprints", self.fingerprint, videos)
         # A video without a fingerprint is left to be refused with its own reason.
@@ -144,7 +144,7 @@ class FolderSource:
             for item, answer in zip(videos, answers, strict=True)
             if not isinstance(answer, Refused)
         }
-        first = find_duplicates(known, self.dedup)
+        first = find_duplicates(known, most_bits)
         return [
             {**item, "refusal": f"duplicate: of {printable(first[item['name']])}"}
             if item["name"] in first

@@ -112,16 +112,17 @@ def read_members(path: Path) -> Iterator[Member | End]:
             position = member.offset + _padded(member.size)
 
 
-def name_at(file: IO[bytes], offset: int) -> str | None:
-    """The name in the header right before the data at `offset`, if a valid one is there.
+def member_at(file: IO[bytes], offset: int) -> Member | None:
+    """What the header right before the data at `offset` says, if a valid one is there.
 
     A name of more than 100 bytes may be cut short there: the rest stands in a header before it.
     """
     try:
         block = _read(file, max(offset - BLOCK, 0), BLOCK)
-        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape").name
+        header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
         return None
+    return _Extended().applied_to(header, offset)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from hstvg.runtime.errors import CommandError, ConfigError
 from hstvg.runtime.scan import VIDEO_SUFFIXES, Scan, scan_shard, split_name
 from hstvg.runtime.shard import checksum
 from hstvg.runtime.source import one_line, size_text
-from hstvg.runtime.tar import name_at
+from hstvg.runtime.tar import member_at
 
 MOST_LINES = 20
 Row = Mapping[str, Any]
@@ -155,7 +155,7 @@ def _whole_faults(path: Path, facts: Mapping[str, Any], rows: Sequence[Row]) -> 
 
 def _misplaced(file: IO[bytes], size: int, scan: Scan, row: Row) -> str:
     """Whether the members of a row are where the index says, by their headers."""
-    names = {member.offset: member.name for member in scan.members}
+    members = {member.offset: member for member in scan.members}
     suffixes: list[tuple[str, str, frozenset[str]]] = [("offset", "size", VIDEO_SUFFIXES)]
     if row["json_size"]:
         suffixes.append(("json_offset", "json_size", frozenset((".json",))))
@@ -163,10 +163,12 @@ def _misplaced(file: IO[bytes], size: int, scan: Scan, row: Row) -> str:
         if row[offset] < 0 or row[length] < 0 or row[offset] + row[length] > size:
             return f"beyond the end, at byte {row[offset]} of {size}"
         # What lies behind a broken header is not among the members, but may be whole.
-        name = names.get(row[offset]) or name_at(file, row[offset])
-        key, suffix = (name and split_name(name)) or ("", "")
-        if key != row["key"] or suffix not in allowed:
-            return f"at byte {row[offset]} lies {name or 'no member'}"
+        member = members.get(row[offset]) or member_at(file, row[offset])
+        if member is None:
+            return f"at byte {row[offset]} lies no member"
+        key, suffix = split_name(member.name) or ("", "")
+        if key != row["key"] or suffix not in allowed or member.size != row[length]:
+            return f"at byte {row[offset]} lies {member.name} of {member.size} bytes"
     return ""
 
 

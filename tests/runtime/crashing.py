@@ -1,0 +1,51 @@
+"""Sources whose items kill the worker that works on them."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hstvg.runtime.shard import Sample
+from hstvg.runtime.source import Item, ShapeSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class KillerSource:
+    """Shape clips, some of which end the process that renders them; others raise."""
+
+    num_clips: int
+    killers: tuple[int, ...] = ()
+    bugs: tuple[int, ...] = ()
+    asked: bool = False
+    """Whether the killers strike when a question is put to them, not when clips are made."""
+
+    def items(self) -> list[Item]:
+        return [{**item, "n": n} for n, item in enumerate(self.shapes.items())]
+
+    def outlook(self, items, clips_per_shard) -> str:
+        return f"{len(items)} clips"
+
+    def settle(self, items, ask) -> list[Item]:
+        if not self.asked:
+            return list(items)
+        answers = ask("question", self.question, items)
+        return [
+            item if answer == item["n"] else {**item, "refusal": str(answer)}
+            for item, answer in zip(items, answers, strict=True)
+        ]
+
+    def samples(self, item) -> Iterator[Sample]:
+        if not self.asked:
+            self.question(item)
+        yield self.shapes.sample(item)
+
+    def question(self, item) -> int:
+        if item["n"] in self.killers:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if item["n"] in self.bugs:
+            raise ZeroDivisionError("of clip\nand more")
+        return item["n"]
+
+    @property
+    def shapes(self) -> ShapeSource:
+        return ShapeSource(num_clips=self.num_clips)
