@@ -38,6 +38,32 @@ class VideoBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatentBatch:
+    """Clips that were encoded before the training, on the grid of their latent."""
+
+    latent: Float[Tensor, "B C t h w"]
+    """Standardised, as `Tokenizer.encode` gives it."""
+    motion: Float[Tensor, "B 2 t h w"]
+    """Motion channels: pooled to latent cells and compressed, unlike those of a VideoBatch."""
+    motion_confidence: Float[Tensor, "B 1 t h w"]
+    captions: tuple[str, ...]
+    positions: Int[Tensor, "B"]
+    """As those of a VideoBatch."""
+    keys: tuple[str, ...]
+    text: Float[Tensor, "B L D"] | None = None
+    """Of the captions, by a frozen text encoder; None where captions are not encoded yet."""
+    text_mask: Bool[Tensor, "B L"] | None = None
+    """True at real tokens; there whenever `text` is."""
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+
+TrainingBatch = VideoBatch | LatentBatch
+"""What a stream may give to a stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Condition:
     """All that a generator may know about the clip it is to make."""
 
@@ -120,7 +146,7 @@ class Tokenizer(Protocol):
 class Term(Protocol):
     """One unweighted, unreduced loss: a value per clip."""
 
-    def __call__(self, prediction: Prediction, batch: VideoBatch) -> Float[Tensor, "B"]: ...
+    def __call__(self, prediction: Prediction, batch: TrainingBatch) -> Float[Tensor, "B"]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +173,7 @@ class Metric(Protocol):
 __all__ = [
     "Condition",
     "Estimate",
+    "LatentBatch",
     "LatentPyramid",
     "Metric",
     "Pair",
@@ -155,5 +182,6 @@ __all__ = [
     "Prediction",
     "Term",
     "Tokenizer",
+    "TrainingBatch",
     "VideoBatch",
 ]

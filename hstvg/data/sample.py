@@ -83,13 +83,13 @@ def read_clip(
 
 def to_batch(arrays: Mapping[str, np.ndarray], fps: float, device: torch.device) -> VideoBatch:
     """Columns of a stream as a batch; pixels travel as uint8 and are normalised on the device."""
-    pixels = _tensor(arrays["pixels"], device).permute(0, 4, 1, 2, 3)
+    pixels = tensor_of(arrays["pixels"], device).permute(0, 4, 1, 2, 3)
     return VideoBatch(
         pixels=pixels.float() / 127.5 - 1,
         fps=torch.full((len(pixels),), float(fps), device=device),
-        captions=_texts(arrays["caption"]),
+        captions=texts_of(arrays["caption"]),
         positions=torch.from_numpy(np.array(arrays["position"], dtype=np.int64)),
-        keys=_texts(arrays["key"]),
+        keys=texts_of(arrays["key"]),
         motion=_optional(arrays, "motion", device),
         motion_confidence=_optional(arrays, "motion_confidence", device),
     )
@@ -98,10 +98,10 @@ def to_batch(arrays: Mapping[str, np.ndarray], fps: float, device: torch.device)
 def _optional(
     arrays: Mapping[str, np.ndarray], name: str, device: torch.device
 ) -> torch.Tensor | None:
-    return _tensor(arrays[name], device).float() if name in arrays else None
+    return tensor_of(arrays[name], device).float() if name in arrays else None
 
 
-def _tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
+def tensor_of(array: np.ndarray, device: torch.device) -> torch.Tensor:
     # Arrays from the object store are read-only; torch only reads them here.
     array = np.ascontiguousarray(array)
     if not array.flags.writeable:
@@ -109,5 +109,5 @@ def _tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(array).to(device, non_blocking=True)
 
 
-def _texts(values: Sequence[object] | np.ndarray) -> tuple[str, ...]:
+def texts_of(values: Sequence[object] | np.ndarray) -> tuple[str, ...]:
     return tuple(str(value) for value in values)

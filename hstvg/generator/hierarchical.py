@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -29,8 +30,11 @@ class GeneratorExample:
     """Per level, coarse to fine; `draws[level]` consecutive rows belong to one clip."""
     confidence: tuple[Float[Tensor, "B 1 _t _h _w"], ...]
     """Per level: trust in the motion channels."""
-    ids: Int[Tensor, "B L"]
     mask: Bool[Tensor, "B L"]
+    ids: Int[Tensor, "B L"] | None = None
+    """Tokens of the captions; None where they are encoded already."""
+    text: Float[Tensor, "B L D"] | None = None
+    """The captions, encoded; else None."""
 
 
 class HierarchicalGenerator(nn.Module):
@@ -74,6 +78,9 @@ class HierarchicalGenerator(nn.Module):
         self.text = text
         self.draws = tuple(draws)
         self.text_dropout = text_dropout
+        # Now, while all weights are whole and on the CPU; an engine may spread them over workers.
+        self.no_text: Tensor
+        self.register_buffer("no_text", self._encode_nothing(), persistent=False)
         self.unet = HSTUNet(
             channels=latent_channels + MOTION_CHANNELS,
             latent_size=latent_size,
@@ -98,23 +105,37 @@ class HierarchicalGenerator(nn.Module):
         confidence: Float[Tensor, "B 1 t h w"],
         captions: Sequence[str],
         draws: Draws,
+        known: Condition | None = None,
     ) -> GeneratorExample:
-        """Draw times, noises and dropped captions, and place the clips on their paths."""
+        """Draw times, noises and dropped captions, and place the clips on their paths.
+
+        Args:
+            known: the captions as the frozen text encoder encodes them, where that is done already.
+        """
         scales = ScaleSchedule.cubic(z.shape[2:])  # clips of another size are trained on, too
         pyramid = self.path.pyramid(torch.cat([z, motion], dim=1), scales)
         trust = self.path.pyramid(confidence, scales)
         dropped = draws.coins("text_dropout", self.text_dropout)
+        paths = tuple(self._paths(pyramid, level, draws) for level in range(self.path.num_levels))
+        if known is not None:
+            known = replace_rows(known, dropped, self.no_text)
+            return GeneratorExample(
+                paths=paths, confidence=trust.levels, text=known.text, mask=known.text_mask
+            )
         ids, mask = self.text.tokenize(
             ["" if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
         )
         return GeneratorExample(
-            paths=tuple(
-                self._paths(pyramid, level, draws) for level in range(self.path.num_levels)
-            ),
-            confidence=trust.levels,
-            ids=ids.to(z.device),
-            mask=mask.to(z.device),
+            paths=paths, confidence=trust.levels, ids=ids.to(z.device), mask=mask.to(z.device)
         )
+
+    @torch.no_grad()
+    def _encode_nothing(self) -> Float[Tensor, "L D"] | None:
+        """The empty caption, which stands for a dropped one; None where its encoder is trained."""
+        if not self.text.frozen:
+            return None
+        ids, mask = (part.to(self.text.device) for part in self.text.tokenize([""]))
+        return self.text(ids, mask)[0]
 
     def _paths(self, pyramid: LatentPyramid, level: int, draws: Draws) -> PathSample:
         count = self.draws[level]
@@ -130,7 +151,11 @@ class HierarchicalGenerator(nn.Module):
 
     def forward(self, example: GeneratorExample) -> Prediction:
         """Guessed beside true velocities, per level."""
-        condition = self.condition(example.ids, example.mask)
+        if example.text is not None:
+            condition = Condition(text=example.text, text_mask=example.mask)
+        else:
+            assert example.ids is not None
+            condition = self.condition(example.ids, example.mask)
         velocity, motion = [], []
         for level, path in enumerate(example.paths):
             count = self.draws[level]
@@ -187,4 +212,20 @@ def repeat(condition: Condition, count: int) -> Condition:
     return Condition(
         text=condition.text.repeat_interleave(count, dim=0),
         text_mask=condition.text_mask.repeat_interleave(count, dim=0),
+    )
+
+
+def replace_rows(
+    condition: Condition, rows: Sequence[bool], text: Float[Tensor, "L D"]
+) -> Condition:
+    """The condition with `text` in place of the rows that are True."""
+    chosen = torch.tensor(rows, dtype=torch.bool, device=condition.text.device)
+    missing = max(0, len(text) - condition.text.shape[1])
+    states = F.pad(condition.text, (0, 0, 0, missing))
+    mask = F.pad(condition.text_mask, (0, missing))
+    other = F.pad(text.to(states), (0, 0, 0, states.shape[1] - len(text)))
+    real = torch.arange(states.shape[1], device=mask.device) < len(text)
+    return Condition(
+        text=torch.where(chosen[:, None, None], other, states),
+        text_mask=torch.where(chosen[:, None], real, mask),
     )

@@ -8,12 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hstvg.objective.objective import squared_error
-from hstvg.types import Prediction, VideoBatch
+from hstvg.types import Prediction, TrainingBatch
 
 
 class DiffusionTerm:
     """Mean squared velocity error over appearance channels, averaged over the levels."""
 
-    def __call__(self, prediction: Prediction, batch: VideoBatch) -> Float[Tensor, "B"]:
+    def __call__(self, prediction: Prediction, batch: TrainingBatch) -> Float[Tensor, "B"]:
         assert prediction.velocity, "DiffusionTerm needs Prediction.velocity"
         return torch.stack([squared_error(pair) for pair in prediction.velocity]).mean(0)

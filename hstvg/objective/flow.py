@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hstvg.objective.objective import squared_error
-from hstvg.types import Prediction, VideoBatch
+from hstvg.types import Prediction, TrainingBatch
 
 
 class FlowTerm:
     """Mean squared velocity error over motion channels, weighted by trust, averaged over levels."""
 
-    def __call__(self, prediction: Prediction, batch: VideoBatch) -> Float[Tensor, "B"]:
+    def __call__(self, prediction: Prediction, batch: TrainingBatch) -> Float[Tensor, "B"]:
         assert prediction.motion, "FlowTerm needs Prediction.motion"
         return torch.stack([squared_error(pair) for pair in prediction.motion]).mean(0)

@@ -3,13 +3,13 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from hstvg.types import Prediction, VideoBatch
+from hstvg.types import Prediction, TrainingBatch
 
 
 class KLTerm:
     """KL(N(mean, exp(logvar)) || N(0, 1)) in nats per latent value."""
 
-    def __call__(self, prediction: Prediction, batch: VideoBatch) -> Float[Tensor, "B"]:
+    def __call__(self, prediction: Prediction, batch: TrainingBatch) -> Float[Tensor, "B"]:
         posterior = prediction.posterior
         assert posterior is not None, "KLTerm needs Prediction.posterior"
         mean, logvar = posterior.mean.float(), posterior.logvar.float()

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hstvg.types import Pair, Prediction, Term, VideoBatch
+from hstvg.types import Pair, Prediction, Term, TrainingBatch
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Objective:
         self.terms = dict(terms)
 
     def __call__(
-        self, prediction: Prediction, batch: VideoBatch
+        self, prediction: Prediction, batch: TrainingBatch
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """The total, and each term's mean over the clips of this batch, detached."""
         means = {name: entry.term(prediction, batch).mean() for name, entry in self.terms.items()}

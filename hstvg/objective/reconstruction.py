@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hstvg.objective.objective import weighted_mean
-from hstvg.types import Prediction, VideoBatch
+from hstvg.types import Prediction, TrainingBatch
 
 
 class ReconstructionTerm:
@@ -20,7 +20,7 @@ class ReconstructionTerm:
     def __init__(self, epsilon: float = 0.05) -> None:
         self.epsilon = epsilon
 
-    def __call__(self, prediction: Prediction, batch: VideoBatch) -> Float[Tensor, "B"]:
+    def __call__(self, prediction: Prediction, batch: TrainingBatch) -> Float[Tensor, "B"]:
         pair = prediction.pixels
         assert pair is not None, "ReconstructionTerm needs Prediction.pixels"
         difference = pair.guess.float() - pair.target.detach().float()

@@ -3,13 +3,13 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from hstvg.types import Prediction, VideoBatch
+from hstvg.types import Prediction, TrainingBatch
 
 
 class TemporalTerm:
     """Absolute error of the frame difference of pixels in [-1, 1]; 0 for one frame."""
 
-    def __call__(self, prediction: Prediction, batch: VideoBatch) -> Float[Tensor, "B"]:
+    def __call__(self, prediction: Prediction, batch: TrainingBatch) -> Float[Tensor, "B"]:
         pair = prediction.pixels
         assert pair is not None, "TemporalTerm needs Prediction.pixels"
         error = pair.guess.float() - pair.target.detach().float()

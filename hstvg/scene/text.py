@@ -5,6 +5,7 @@ captions it was trained on; a pretrained encoder of the same class knows a langu
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -57,6 +58,10 @@ class TextEncoder(nn.Module):
             self.encoder.requires_grad_(False)
         self.width: int = self.encoder.config.d_model
 
+    @property
+    def device(self) -> torch.device:
+        return self.encoder.device
+
     def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
         """Token ids and their mask, padded to the longest text; every text has an end token."""
         tokens = self.tokenizer(
@@ -81,8 +86,11 @@ def _load_pretrained(source: str):
     """The encoder half alone: AutoModel on such a folder would add a random decoder."""
     from transformers import AutoConfig, AutoTokenizer, T5EncoderModel, UMT5EncoderModel
 
-    config = AutoConfig.from_pretrained(source)
+    config: Any = AutoConfig.from_pretrained(source)
     encoder_class = UMT5EncoderModel if config.model_type == "umt5" else T5EncoderModel
-    # Without dropout, which training mode would switch on in frozen weights too.
-    encoder = encoder_class.from_pretrained(source, dropout_rate=0.0)
+    if torch.get_default_device().type == "meta":  # only its sizes are wanted
+        encoder = encoder_class(config)
+    else:
+        # Without dropout, which training mode would switch on in frozen weights too.
+        encoder = encoder_class.from_pretrained(source, dropout_rate=0.0)
     return AutoTokenizer.from_pretrained(source), encoder

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hstvg.paths.draws import Draws
-from hstvg.types import Prediction, VideoBatch
+from hstvg.types import Prediction, TrainingBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Substitution:
 class Stage(Protocol):
     """What is trained: prepares a batch without gradient, then predicts with it."""
 
-    def example(self, batch: VideoBatch, draws: Draws) -> Any: ...
+    def example(self, batch: TrainingBatch, draws: Draws) -> Any: ...
 
     def __call__(self, example: Any) -> Prediction: ...
 
@@ -117,8 +117,8 @@ class Tracker(Protocol):
 class Stream(Protocol):
     """The clips of this worker in the order of the plan."""
 
-    def train(self, first_step: int) -> Iterator[VideoBatch]:
-        """Micro-batches from a step on, endless."""
+    def train(self, first_step: int) -> Iterator[Any]:
+        """Micro-batches from a step on, endless: a TrainingBatch each, of the kind it streams."""
         ...
 
     def substitutions(self) -> list[Substitution]:
@@ -132,7 +132,7 @@ class Stream(Protocol):
         """
         ...
 
-    def held_out(self) -> Iterator[VideoBatch]:
+    def held_out(self) -> Iterator[Any]:
         """The same few held-out clips each time, equally many batches on every worker."""
         ...
 

@@ -1,0 +1,173 @@
+"""Latents as they lie in a shard: one safetensors member per sample, its windows side by side.
+
+Axes      K windows of the clip, C t h w the tokenizer's latent, L text tokens, D text width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from hstvg.data.sample import Window, read_clip, tensor_of, texts_of
+from hstvg.types import LatentBatch
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+LARGEST_HEADER = 1 << 12
+"""Bytes. Four names with their shapes need a tenth of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentLayout:
+    """The names, shapes and type of the tensors in every member of one data set."""
+
+    windows: int
+    """K."""
+    channels: int
+    """C."""
+    size: tuple[int, int, int]
+    """t, h, w."""
+    dtype: str
+    """A key of DTYPES."""
+    text_width: int = 0
+    """D; 0 where captions are not encoded."""
+    text_tokens: int = 0
+    """L of the longest caption."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the tensors that are the same in every member, which `text` is not."""
+        return {
+            "latent": (self.windows, self.channels, *self.size),
+            "motion": (self.windows, 2, *self.size),
+            "motion_confidence": (self.windows, 1, *self.size),
+        }
+
+    @property
+    def clip_bytes(self) -> int:
+        """Of one window with its text, as it travels to a worker."""
+        cells = (self.channels + 3) * int(np.prod(self.size))
+        item = DTYPES[self.dtype].itemsize
+        return item * (cells + self.text_tokens * self.text_width) + self.text_tokens
+
+    @property
+    def most_bytes(self) -> int:
+        """Of a member."""
+        return LARGEST_HEADER + self.windows * self.clip_bytes
+
+
+def read_windows(
+    video: bytes,
+    *,
+    duration_s: float,
+    scene: Mapping[str, object] | None,
+    window: Window,
+    count: int,
+) -> dict[str, np.ndarray]:
+    """Windows of a clip, evenly spread over it, and their motion: `read_clip`'s arrays, stacked.
+
+    Raises:
+        ValueError: a member is damaged.
+    """
+    clips = [
+        read_clip(
+            video,
+            duration_s=duration_s,
+            scene=scene,
+            window=window,
+            start=(k + 0.5) / count,
+            motion=True,
+            decoder="pyav",
+        )
+        for k in range(count)
+    ]
+    return {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
+
+
+def write_member(tensors: Mapping[str, Tensor]) -> bytes:
+    """The member of one sample; the same tensors give the same bytes."""
+    return save({name: value.contiguous() for name, value in tensors.items()})
+
+
+def read_member(member: bytes, layout: LatentLayout, share: float) -> dict[str, np.ndarray]:
+    """One window of a sample.
+
+    Args:
+        share: 0 to 1; which of the windows.
+
+    Returns:
+        latent, C t h w; motion and motion_confidence, 2 and 1 t h w; and where captions are
+        encoded `text`, L D, and `text_mask`, L, with L that of the longest caption. bfloat16,
+        which numpy has not, as the int16 of the same bits.
+
+    Raises:
+        ValueError: the member does not hold what the layout says.
+    """
+    tensors = _checked(member, layout)
+    k = min(int(share * layout.windows), layout.windows - 1)
+    arrays = {name: _array(tensors[name][k]) for name in layout.shapes}
+    if layout.text_width:
+        text = _array(tensors["text"])
+        padding = layout.text_tokens - len(text)
+        arrays["text"] = np.pad(text, ((0, padding), (0, 0)))
+        arrays["text_mask"] = np.arange(layout.text_tokens) < len(text)
+    return arrays
+
+
+def _checked(member: bytes, layout: LatentLayout) -> dict[str, Tensor]:
+    if len(member) > layout.most_bytes:
+        raise ValueError(f"{len(member)} bytes of latents; at most {layout.most_bytes} are read")
+    try:
+        tensors = load(member)
+    except SafetensorError as error:
+        raise ValueError(f"no safetensors: {error}") from error
+    names = {*layout.shapes, *(["text"] if layout.text_width else [])}
+    if tensors.keys() != names:
+        raise ValueError(f"holds {sorted(tensors)}, not {sorted(names)}")
+    for name, value in tensors.items():
+        if value.dtype != DTYPES[layout.dtype]:
+            raise ValueError(f"{name} is {value.dtype}, not {layout.dtype}")
+        want = layout.shapes.get(name)
+        if want is not None and value.shape != want:
+            raise ValueError(f"{name} is {list(value.shape)}, not {list(want)}")
+    if layout.text_width:
+        shape = tuple(tensors["text"].shape)
+        fits = len(shape) == 2 and shape[1] == layout.text_width
+        if not fits or not 0 < shape[0] <= layout.text_tokens:
+            most = [layout.text_tokens, layout.text_width]
+            raise ValueError(f"text is {list(shape)}, not at most {most}")
+    return tensors
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.view(torch.int16)
+    return tensor.numpy()
+
+
+def to_latent_batch(arrays: Mapping[str, np.ndarray], device: torch.device) -> LatentBatch:
+    """Columns of a stream as a batch; they travel as stored and become float32 on the device."""
+    text, mask = None, None
+    if "text" in arrays:
+        real = np.asarray(arrays["text_mask"], dtype=bool)
+        longest = int(real.sum(1).max())
+        text = _floats(arrays["text"][:, :longest], device)
+        mask = tensor_of(real[:, :longest], device)
+    return LatentBatch(
+        latent=_floats(arrays["latent"], device),
+        motion=_floats(arrays["motion"], device),
+        motion_confidence=_floats(arrays["motion_confidence"], device),
+        captions=texts_of(arrays["caption"]),
+        positions=torch.from_numpy(np.array(arrays["position"], dtype=np.int64)),
+        keys=texts_of(arrays["key"]),
+        text=text,
+        text_mask=mask,
+    )
+
+
+def _floats(array: np.ndarray, device: torch.device) -> Tensor:
+    values = tensor_of(array, device)
+    return (values.view(torch.bfloat16) if values.dtype == torch.int16 else values).float()
