@@ -254,8 +254,8 @@ def ray_dataset(feed: Feed, run: RunFacts, data: DataFacts, world_size: int, fir
             segment = getattr(data_context, "_execution_idx", 0)
             begin = first_step + segment * STEPS_PER_SEGMENT
             end = min(begin + STEPS_PER_SEGMENT, last_step)
-            rounds = _rounds(plan, world_size, begin, end, block_mb)
-            return [self._task(block) for blocks in rounds for block in blocks]
+            blocks = rounds(plan, world_size, begin=begin, end=end, block_mb=block_mb)
+            return [self._task(block) for round in blocks for block in round]
 
         def _task(self, parts: list[Pass]) -> ReadTask:
             rows = np.concatenate([part.rows for part in parts])
@@ -278,8 +278,8 @@ def ray_dataset(feed: Feed, run: RunFacts, data: DataFacts, world_size: int, fir
     return dataset
 
 
-def _rounds(
-    plan: Plan, world_size: int, begin: int, end: int, block_mb: float
+def rounds(
+    plan: Plan, world_size: int, *, begin: int, end: int, block_mb: float
 ) -> Iterator[list[list[Pass]]]:
     """The passes from step `begin` to before `end` in rounds: one block per worker.
 
