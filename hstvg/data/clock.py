@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import chain
 
 from av.container import InputContainer
 from av.video.frame import VideoFrame
@@ -19,7 +20,10 @@ CLOCK = Fraction(1, 1_000_000)
 """Seconds per tick."""
 LONGEST_GAP_S = 600
 """A longer pause between two frames is a broken time stamp, not a pause."""
-RESTART_S = 1
+SEEK_LEADS_S = (0.0, 12.0)
+"""Where there is no index a seek ends behind its target, at the next key frame; the second try
+leads over any usual distance between two of them, the third is the start."""
+RESTART_S = 0.5
 """Time that runs back further than this is a clock that started anew; less is jitter."""
 
 
@@ -35,17 +39,17 @@ def clocked_frames(
         UnreadableVideo: damage, a limit, or time stamps that make no sense.
     """
     interval = 1 / rate_of(stream)
-    begin = _time(stream.start_time, stream.time_base)
+    begin, frames = _frames_before(container, stream, start_s) if start_s > 0 else (None, None)
     now = None
-    for frame in _frames_from(container, stream, start_s):
-        time = _time(frame.pts if frame.pts is not None else frame.dts, frame.time_base)
+    for frame in frames or every_frame(container, stream):
+        time = _time_of(frame)
         begin = time if begin is None else begin
         time = None if time is None or begin is None else time - begin
         if now is None:
             now = max(time or Fraction(0), Fraction(0))
         elif time is None:
             now += interval
-        elif time < now - RESTART_S:
+        elif time < now - Fraction(RESTART_S):
             begin, now = (begin or 0) + time - now - interval, now + interval
         elif time - now > LONGEST_GAP_S:
             raise UnreadableVideo(f"its time stamps jump by more than {LONGEST_GAP_S} s")
@@ -56,21 +60,28 @@ def clocked_frames(
         yield frame
 
 
-def _frames_from(
+def _frames_before(
     container: InputContainer, stream: VideoStream, start_s: float
-) -> Iterator[VideoFrame]:
-    if start_s > 0 and stream.start_time is not None and stream.time_base:
-        target = stream.start_time + int(start_s / stream.time_base)
-        container.seek(target, stream=stream)
+) -> tuple[Fraction, Iterator[VideoFrame]] | tuple[None, None]:
+    """Time of the first frame of all, and frames from a key frame before `start_s` on.
+
+    None where there is no way there; the container is then back at its start.
+    """
+    if stream.start_time is None or not stream.time_base:
+        return None, None
+    begin = _time_of(next(every_frame(container, stream)))
+    target = (begin or 0) + Fraction(start_s)
+    for lead_s in SEEK_LEADS_S:
+        container.seek(int((target - Fraction(lead_s)) / stream.time_base), stream=stream)
         frames = every_frame(container, stream, from_start=False)
         first = next(frames, None)
-        if first is not None and first.pts is not None and first.pts <= target:
-            yield first
-            yield from frames
-            return
-        container.seek(stream.start_time, stream=stream)
-    yield from every_frame(container, stream)
+        time = None if first is None else _time_of(first)
+        if first is not None and time is not None and begin is not None and time <= target:
+            return begin, chain([first], frames)
+    container.seek(stream.start_time, stream=stream)
+    return None, None
 
 
-def _time(stamp: int | None, tick: Fraction | None) -> Fraction | None:
-    return None if stamp is None or tick is None else stamp * tick
+def _time_of(frame: VideoFrame) -> Fraction | None:
+    stamp = frame.pts if frame.pts is not None else frame.dts
+    return None if stamp is None or frame.time_base is None else stamp * frame.time_base

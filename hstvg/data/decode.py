@@ -71,9 +71,9 @@ def _decode_with_pyav(
     data: bytes, moments: Sequence[float], clip: UInt8[np.ndarray, "T H W 3"]
 ) -> None:
     with opened(data) as (container, stream):
-        cover = _Cover(clip)
+        cover = Cover(clip)
         last = None
-        for i, frame in enumerate(_on_show(container, stream, moments)):
+        for i, frame in enumerate(on_show(container, stream, moments)):
             if frame is last:
                 clip[i] = clip[i - 1]
             else:
@@ -92,7 +92,7 @@ def _decode_with_torchcodec(
             data, stream_index=index, dimension_order="NHWC", num_ffmpeg_threads=1
         )
         first, end = video.metadata.begin_stream_seconds, video.metadata.end_stream_seconds
-        # As in _on_show; and what lies behind the end is refused instead of held.
+        # As in on_show; and what lies behind the end is refused instead of held.
         seconds = [min(first + moment + 0.5 * tick, end - 0.5 * tick) for moment in moments]
         images = video.get_frames_played_at(seconds=seconds).data.numpy()
     except (RuntimeError, IndexError, ValueError) as error:
@@ -101,7 +101,7 @@ def _decode_with_torchcodec(
     if images.shape == clip.shape:
         clip[:] = images
         return
-    cover = _Cover(clip)
+    cover = Cover(clip)
     for i, image in enumerate(images):
         cover.put(VideoFrame.from_ndarray(image, format="rgb24"), i)
 
@@ -118,7 +118,7 @@ def _import_torchcodec() -> Any:
     return decoders
 
 
-class _Cover:
+class Cover:
     """Puts frames into a clip: scaled to cover it, the rest cut off evenly."""
 
     def __init__(self, clip: UInt8[np.ndarray, "T H W 3"]) -> None:
@@ -144,10 +144,16 @@ class _Cover:
         self._clip[i] = part.reshape(height, width, 3)
 
 
-def _on_show(
+def on_show(
     container: InputContainer, stream: VideoStream, moments: Sequence[float]
 ) -> Iterator[VideoFrame]:
-    """For each moment the latest frame at or before it, the last one repeated at the end."""
+    """For each moment the latest frame at or before it; the last one is held at the end.
+
+    Args:
+        container: not yet read from.
+        stream: of the frames.
+        moments: seconds after the first frame, rising.
+    """
     origin = stream.start_time or 0
     tick = float(stream.time_base or 1)
     # Half a tick of tolerance: a moment that equals a time stamp must not fall before it.
@@ -181,7 +187,7 @@ def _decoded(stream: VideoStream, packets: Iterable[Packet | None]) -> Iterator[
 
 
 def _needed(packets: Iterable[Packet], wanted: Sequence[float]) -> Iterator[Packet | None]:
-    """Packets of frames that are shown or lead to one, and None where the rest is not needed.
+    """Packets of frames that are shown or lead to one, and None at the end.
 
     Exact where frames are stored in the order of their time stamps; where they are not, everything
     is let through.
@@ -189,22 +195,20 @@ def _needed(packets: Iterable[Packet], wanted: Sequence[float]) -> Iterator[Pack
     group: list[Packet] = []
     first = True
     for packet in packets:
+        if not packet.size:
+            break  # The demuxer's own mark of the end.
         if packet.pts is None or packet.pts != packet.dts:
-            yield from group
-            yield packet
-            group = []
-            first = False
+            yield from [*group, packet]
+            group, first = [], False
             continue
         if packet.is_keyframe and group:
             yield from _head(group, wanted, until=packet.pts, first=first)
             group, first = [], False
         if packet.pts > wanted[-1] and (group or not first):
-            yield from _head(group, wanted, until=packet.pts, first=first)
-            yield None
-            return
+            break
         group.append(packet)
-        check_limit(TOO_FAR, len(group), MAX_WINDOW_FRAMES)
-    yield from group
+    yield from _head(group, wanted, until=np.inf, first=first)
+    yield None
 
 
 def _head(
@@ -213,5 +217,6 @@ def _head(
     """Packets of a group up to the last one on show at a wanted moment before `until`."""
     last = max((moment for moment in wanted if moment < until), default=-np.inf)
     head = [packet for packet in group if (packet.pts or 0) <= last]
+    check_limit(TOO_FAR, len(head), MAX_WINDOW_FRAMES)
     # Moments before the first frame show the first frame.
     return head or list(group[:1] if first else ())

@@ -107,13 +107,26 @@ def transcode(
         UnreadableVideo: as `probe_video`, or nothing is shown in that span.
     """
     with opened(source) as (container, stream):
-        rate = as_rate(form.fps) if form.fps else rate_of(stream)
+        given_rate = _average_rate(source, stream)
+        rate = as_rate(form.fps) if form.fps else given_rate
         frames = clocked_frames(container, stream, start_s=start_s)
-        frames = _between(frames, start_s, end_s, 1 / rate_of(stream))
+        frames = _between(frames, start_s, end_s, 1 / given_rate)
         images = _shaped(frames, stream, form)
-        images = _at_constant_rate(images, rate, 1 / rate_of(stream))
+        images = _at_constant_rate(images, rate, 1 / given_rate)
         data = write_mp4(images, rate, gop=form.gop, crf=form.crf)
     return data, probe_video(data)
+
+
+def _average_rate(source: Source, stream: VideoStream) -> Fraction:
+    rate = rate_of(stream)
+    if rate < MAX_FPS:
+        return rate
+    # Recordings of browsers state the tick of their clock as the rate of their pictures.
+    with opened(source) as (container, again):
+        stamps = [packet.pts for packet in container.demux(again) if packet.pts is not None]
+        tick = again.time_base or CLOCK
+    span = (max(stamps, default=0) - min(stamps, default=0)) * tick
+    return min(rate, (len(stamps) - 1) / span) if span else rate
 
 
 def _between(
@@ -127,7 +140,7 @@ def _between(
     held, last = None, 0
     for frame in frames:
         now = frame.pts or 0
-        if held is not None and end is not None and now > end:
+        if held is not None and end is not None and now > max(start, end):
             break
         if held is not None and now > start:
             yield held
@@ -155,10 +168,9 @@ def _at_constant_rate(
             yield held
             shown += 1
         held = frame
-    last = max(shown + 1, round((now + interval) * rate))
-    while held is not None and shown < last:
-        yield held
-        shown += 1
+    for _ in range(shown, max(1, round((now + interval) * rate))):
+        if held is not None:
+            yield held
 
 
 class _Kind(NamedTuple):

@@ -187,10 +187,16 @@ def every_frame(
         for frame in packet.decode():
             count += 1
             check_limit("frames", count, MAX_FRAMES)
+            if frame.is_corrupt and not from_start and count == 1:
+                # What a seek lands on may lack the frames before it.
+                count = 0
+                continue
             if frame.is_corrupt and not broken:
                 raise UnreadableVideo(f"frame {count} is damaged")
             reached = max(reached, frame.time or 0.0)
             yield frame
+    if count == 0 and not from_start:
+        return
     if count == 0:
         raise UnreadableVideo("it holds no frame")
     if stream.frames and from_start:
