@@ -48,7 +48,12 @@ class Draws:
     def _rows(self, purpose: str, draw: Callable[[torch.Generator], Tensor]) -> list[Tensor]:
         rows = []
         for position in self.positions:
-            digest = hashlib.blake2b(f"{self.seed}/{position}/{purpose}".encode(), digest_size=8)
-            seed = int.from_bytes(digest.digest()) >> 1
+            seed = seed_of(self.seed, position, purpose)
             rows.append(draw(torch.Generator().manual_seed(seed)))
         return rows
+
+
+def seed_of(seed: int, position: int, purpose: str) -> int:
+    """The seed of what is drawn for a purpose at a position, 63 bits."""
+    digest = hashlib.blake2b(f"{seed}/{position}/{purpose}".encode(), digest_size=8)
+    return int.from_bytes(digest.digest()) >> 1

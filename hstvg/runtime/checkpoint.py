@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-FORMAT = 1
+FORMAT = 2
 
 
 @runtime_checkable

@@ -37,6 +37,7 @@ from hstvg.train.ports import Tracker, Worker
 RESUME_MAY_CHANGE = {
     "run": {
         "steps",
+        "micro_batch",
         "checkpoint_every",
         "keep_checkpoints",
         "validate_every",
@@ -48,11 +49,18 @@ RESUME_MAY_CHANGE = {
     },
     # The data set is known by the hash of its index.
     "data": {"path", "prefetch", "block_mb", "decoder", "max_bad_fraction"},
-    # Not num_workers, nor the engine: a checkpoint holds the parts of as many ranks of one engine.
-    "worker": {"cpus_per_worker", "max_failures", "collective_timeout_s", "threads"},
 }
 """Facts that the same run may be given anew; with any other change it would be another run."""
-RESUME_MAY_CHANGE_WHOLE = {"audit", "tracker", "run_dir", "tokenizer_run", "dry_run"}
+RESUME_MAY_CHANGE_WHOLE = {
+    # A checkpoint holds whole tensors: any number of workers of any engine may go on from it.
+    "worker",
+    "engine",
+    "audit",
+    "tracker",
+    "run_dir",
+    "tokenizer_run",
+    "dry_run",
+}
 
 
 def run_training(config: dict[str, Any], overrides: list[str]) -> dict[str, float]:

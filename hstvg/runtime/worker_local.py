@@ -1,7 +1,6 @@
 """The local worker: one plain process, no Ray."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hstvg.runtime import checkpoint
+from hstvg.runtime.saved_state import SavedState, write_state
 
 
 class LocalWorker:
@@ -42,12 +42,15 @@ class LocalWorker:
     def report(self, metrics: Mapping[str, float]) -> None:
         self.reported = dict(metrics)
 
-    def resume_dir(self) -> tuple[Path, Mapping[str, Any]] | None:
+    def resume(self) -> SavedState | None:
         found = checkpoint.newest(self.checkpoints)
-        return (found, checkpoint.read_manifest(found)) if found else None
+        return SavedState(found) if found else None
 
-    def checkpoint(self, step: int, facts: Mapping[str, Any]) -> AbstractContextManager[Path]:
-        return checkpoint.writing(self.checkpoints, step, facts, group=self, keep=self.keep)
+    def checkpoint(
+        self, step: int, facts: Mapping[str, Any], tensors: Iterable[tuple[str, Tensor]]
+    ) -> None:
+        with checkpoint.writing(self.checkpoints, step, facts, self, self.keep) as folder:
+            write_state(folder, tensors, group=self)
 
 
 class LocalLauncher:

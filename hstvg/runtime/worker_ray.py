@@ -3,8 +3,8 @@
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hstvg.runtime import checkpoint
 from hstvg.runtime.errors import CommandError, ConfigError, Stopped
+from hstvg.runtime.saved_state import SavedState, write_state
 
 LOG = "progress.log"
 """In the run folder: what workers say, shown by the driver as it grows."""
@@ -65,15 +66,18 @@ class RayWorker:
         # Returned at the end: ray.train.report keeps no metrics that come without a checkpoint.
         self.reported = dict(metrics)
 
-    def resume_dir(self) -> tuple[Path, Mapping[str, Any]] | None:
+    def resume(self) -> SavedState | None:
         # Rank 0 verifies and decides; the others follow, so that all load the same.
         choice: list[Any] = [checkpoint.newest(self.checkpoints) if self.rank == 0 else None]
         dist.broadcast_object_list(choice, src=0)
         found = choice[0]
-        return (found, checkpoint.read_manifest(found)) if found else None
+        return SavedState(found) if found else None
 
-    def checkpoint(self, step: int, facts: Mapping[str, Any]) -> AbstractContextManager[Path]:
-        return checkpoint.writing(self.checkpoints, step, facts, group=self, keep=self.keep)
+    def checkpoint(
+        self, step: int, facts: Mapping[str, Any], tensors: Iterable[tuple[str, Tensor]]
+    ) -> None:
+        with checkpoint.writing(self.checkpoints, step, facts, self, self.keep) as folder:
+            write_state(folder, tensors, group=self)
 
 
 class RayLauncher:

@@ -20,8 +20,9 @@ class TextEncoder(nn.Module):
         layers: its depth.
         heads: its attention heads.
         max_tokens: longer texts are cut.
+        dropout: share of activations that training drops.
         pretrained: id or folder of a T5 or UMT5 encoder and its tokenizer; the other sizes are then
-            its own, and it is frozen.
+            its own, it is frozen, and drops nothing.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class TextEncoder(nn.Module):
         layers: int = 2,
         heads: int = 4,
         max_tokens: int = 128,
+        dropout: float = 0.0,
         pretrained: str | None = None,
     ) -> None:
         super().__init__()
@@ -49,7 +51,7 @@ class TextEncoder(nn.Module):
                     num_layers=layers,
                     num_heads=heads,
                     feed_forward_proj="gated-gelu",
-                    dropout_rate=0.0,
+                    dropout_rate=dropout,
                     use_cache=False,
                 )
             )

@@ -1,10 +1,8 @@
 """Exponential moving average of the weights each rank holds."""
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
@@ -28,10 +26,8 @@ class Ema:
         current = [value.detach().float() for value in weights.values()]
         torch._foreach_lerp_(averages, current, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
-    def save(self, file: Path) -> None:
-        save_file(self.average, file, metadata={"updates": str(self.updates)})
-
-    def load(self, file: Path, updates: int) -> None:
+    def restore(self, averages: Iterable[tuple[str, Tensor]], updates: int) -> None:
+        """Go on from averages, of all that this rank holds, after so many updates."""
         self.updates = updates
-        for name, value in load_file(file).items():
+        for name, value in averages:
             self.average[name].copy_(value)

@@ -5,15 +5,16 @@ machine: the same function runs under Ray Train and in a plain process.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hstvg.objective.objective import Objective
-from hstvg.paths.draws import Draws
+from hstvg.paths.draws import Draws, seed_of
 from hstvg.train.ema import Ema
 from hstvg.train.ports import Engine, Stage, Stream, Tracker, Worker
 from hstvg.train.schedule import learning_rate
@@ -88,7 +89,8 @@ def train(
         if worker.rank == 0 and (last or step % facts.log_every == 0):
             worker.say(progress_line(step, facts, scalars, clock))
         if last or step % facts.checkpoint_every == 0:
-            save(step, engine, ema, worker, stream, export)
+            save(step, engine, ema, worker, stream.state(step))
+            publish(step, engine, ema, worker, export)
             clock.pause()
     worker.report(held_out)
     return held_out
@@ -109,7 +111,9 @@ def accumulate(
         before = time.monotonic()
         batch = next(batches)
         waited_s += time.monotonic() - before
-        draws = Draws(facts.seed, batch.positions.tolist(), worker.device)
+        positions = batch.positions.tolist()
+        draws = Draws(facts.seed, positions, worker.device)
+        seed_dropout(facts.seed, positions[0])
         prediction = engine(stage.example(batch, draws))
         loss, terms = objective(prediction, batch)
         engine.backward(loss)
@@ -129,6 +133,15 @@ def share(step: int, sums: dict[str, Tensor], worker: Worker, stream: Stream) ->
     return values
 
 
+def seed_dropout(seed: int, position: int) -> None:
+    """Seed the generators, of the CPU and of every GPU, that modules take their dropout from.
+
+    They belong to a process; seeded with the place in the plan where a micro-batch begins, they
+    give it the same numbers in a resumed run, and for any number of workers.
+    """
+    torch.manual_seed(seed_of(seed, position, "dropout"))
+
+
 @torch.no_grad()
 def validate(
     stage: Stage, objective: Objective, engine: Engine, worker: Worker, stream: Stream
@@ -136,6 +149,7 @@ def validate(
     """Unweighted terms on held-out clips, and PSNR of predicted pixels; mean of all workers."""
     sums: dict[str, Tensor] = {}
     count = 0
+    stage.train(False)
     for batch in stream.held_out():
         draws = Draws(HELD_OUT_SEED, batch.positions.tolist(), worker.device)
         prediction = engine(stage.example(batch, draws))
@@ -145,6 +159,7 @@ def validate(
         for name, value in _named("val", terms).items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value
         count += 1
+    stage.train()
     means = worker.mean(torch.stack(list(sums.values())).float() / count)
     return dict(zip(sums, means.tolist(), strict=True))
 
@@ -156,32 +171,29 @@ def psnr(prediction: Prediction) -> Tensor:
     return -10 * torch.log10((error / 2).square().flatten(1).mean(1).clamp_min(1e-10))
 
 
-def save(
-    step: int, engine: Engine, ema: Ema, worker: Worker, stream: Stream, export: Export
-) -> None:
-    """Write a checkpoint with all ranks, then the averaged weights as a loadable model."""
-    with worker.checkpoint(step, {**stream.state(step), "ema_updates": ema.updates}) as folder:
-        engine.save(folder)
-        ema.save(folder / _ema_file(worker))
-    publish(step, engine, ema, worker, export)
+def save(step: int, engine: Engine, ema: Ema, worker: Worker, facts: Mapping[str, Any]) -> None:
+    """Write a checkpoint, with facts for its manifest; called by all ranks."""
+    averages = ((f"ema/{name}", whole) for name, whole in engine.gather(ema.average))
+    tensors = chain(engine.state(), averages)
+    worker.checkpoint(step, {**facts, "ema_updates": ema.updates}, tensors)
 
 
 def publish(step: int, engine: Engine, ema: Ema, worker: Worker, export: Export) -> None:
     """Write the averaged weights as a loadable model; called by all ranks."""
-    whole = engine.gather(ema.average)
+    whole = {name: value.cpu() for name, value in engine.gather(ema.average) if worker.rank == 0}
     if worker.rank == 0:
         export(whole, step)
 
 
 def resume(engine: Engine, ema: Ema, worker: Worker) -> int:
     """Load the newest checkpoint, if there is one; returns the steps already done."""
-    found = worker.resume_dir()
-    if found is None:
+    saved = worker.resume()
+    if saved is None:
         return 0
-    folder, manifest = found
-    engine.load(folder)
-    ema.load(folder / _ema_file(worker), updates=manifest["ema_updates"])
-    return int(manifest["step"])
+    engine.restore(saved.read)
+    averages = ((name, engine.part(name, saved.read(f"ema/{name}"))) for name in ema.average)
+    ema.restore(averages, updates=saved.manifest["ema_updates"])
+    return int(saved.manifest["step"])
 
 
 class Clock:
@@ -241,7 +253,3 @@ def _learning_rate(facts: Facts, step: int) -> float:
 
 def _named(group: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{group}/{name}": value for name, value in values.items()}
-
-
-def _ema_file(worker: Worker) -> Path:
-    return Path(f"ema_rank{worker.rank}.safetensors")

@@ -1,7 +1,6 @@
 """The ports of the training loop: all it may know of the machine it runs on."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -33,6 +32,10 @@ class Stage(Protocol):
 
     def __call__(self, example: Any) -> Prediction: ...
 
+    def train(self, mode: bool = True) -> Any:
+        """As of nn.Module: dropout and the like on, or off."""
+        ...
+
 
 @runtime_checkable
 class Engine(Protocol):
@@ -52,15 +55,34 @@ class Engine(Protocol):
         """The weights this rank holds, by name: whole under ZeRO 0 to 2, its part under ZeRO 3."""
         ...
 
-    def gather(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Whole tensors, on the CPU, from what each rank holds; called by all ranks."""
+    def gather(self, parts: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Whole tensors, one after another, from what each rank holds; iterated by all ranks."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's part of weights and optimiser; called by all ranks."""
+    def part(self, name: str, whole: Tensor) -> Tensor:
+        """What this rank holds of a whole tensor: the inverse of `gather`."""
         ...
 
-    def load(self, folder: Path) -> None: ...
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """Weights and optimiser as whole tensors by name, the same names whatever the engine and
+        the number of ranks; iterated by all ranks."""
+        ...
+
+    def restore(self, read: Callable[[str], Tensor]) -> None:
+        """Go on from a state: `read` gives the whole tensor of a name; called by all ranks."""
+        ...
+
+
+@runtime_checkable
+class Saved(Protocol):
+    """A checkpoint to go on from."""
+
+    manifest: Mapping[str, Any]
+    """Its step, and the facts that were kept with it."""
+
+    def read(self, name: str) -> Tensor:
+        """A whole tensor, on the CPU."""
+        ...
 
 
 @runtime_checkable
@@ -87,12 +109,17 @@ class Worker(Protocol):
         """Tell whoever started the run; slow, so never once a step."""
         ...
 
-    def resume_dir(self) -> tuple[Path, Mapping[str, Any]] | None:
-        """The newest complete checkpoint and its manifest, the same for all ranks; None if new."""
+    def resume(self) -> Saved | None:
+        """The newest whole checkpoint, the same for all ranks; None if the run is new."""
         ...
 
-    def checkpoint(self, step: int, facts: Mapping[str, Any]) -> AbstractContextManager[Path]:
-        """A folder for all ranks to write into, made a checkpoint at once when all have left it."""
+    def checkpoint(
+        self, step: int, facts: Mapping[str, Any], tensors: Iterable[tuple[str, Tensor]]
+    ) -> None:
+        """Keep whole tensors by name, and facts in the manifest: all at once or not at all.
+
+        Called by all ranks, which iterate the same tensors.
+        """
         ...
 
 

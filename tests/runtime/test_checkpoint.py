@@ -195,4 +195,4 @@ def test_a_copied_checkpoint_is_still_whole(tmp_path):
     made = write(tmp_path / "here", 1)
     shutil.copytree(made, tmp_path / "there" / made.name)
     assert check(tmp_path / "there" / made.name) is None
-    assert json.loads((made / "manifest.json").read_text())["format"] == 1
+    assert json.loads((made / "manifest.json").read_text())["format"] == 2

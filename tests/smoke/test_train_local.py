@@ -226,7 +226,7 @@ def test_ctrl_c_says_that_the_run_can_go_on_and_it_does(runs, run_locally, compo
 
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(runs, run_locally, tmp_path):
     run = Path(shutil.copytree(runs / "tok", tmp_path / "tok"))
-    state = run / "checkpoints" / "step_000000004" / "torch.pt"
+    state = run / "checkpoints" / "step_000000004" / "state_rank00000.safetensors"
     state.write_bytes(state.read_bytes()[:-100])
     run_locally(tmp_path, "tok")
     assert_same_run(run, runs / "tok")
@@ -256,6 +256,16 @@ def test_a_longer_run_goes_on_from_a_finished_one(runs, run_locally, tmp_path):
     run_locally(tmp_path, "tok", "run.steps=6")
     assert [line["step"] for line in numbers(run)] == [1, 2, 3, 4, 5, 6]
     assert numbers(run)[:4] == numbers(runs / "tok")
+
+
+def test_dropout_goes_on_as_if_nothing_had_happened(runs, run_locally, tmp_path):
+    more = [*overrides_of("generator", runs), "generator.text.dropout=0.2"]
+    whole = run_locally(tmp_path, "gen", *more)
+    assert numbers(whole)[-1]["loss"] != numbers(runs / "gen")[-1]["loss"]
+    resumed = Path(shutil.copytree(whole, tmp_path / "again" / "gen"))
+    shutil.rmtree(resumed / "checkpoints" / "step_000000004")
+    run_locally(tmp_path / "again", "gen", *more)
+    assert_same_run(resumed, whole)
 
 
 # ---- the same name, another run ---------------------------------------------------------------
