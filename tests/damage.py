@@ -68,7 +68,7 @@ def make_damaged_shards(folder: Path) -> dict[str, Path]:
     shards = {name: folder / f"{name}.tar" for name in SHARDS}
     for name, path in shards.items():
         content = SHARDS[name].make(name, make_samples(name))
-        path.write_bytes(content.replace(CANARY, _canary(folder / "unpickled")))
+        path.write_bytes(content.replace(CANARY, harmful_pickle(folder / "unpickled")))
     return shards
 
 
@@ -271,7 +271,7 @@ class _Writes:
 CANARY = b"CANARY" * 40
 
 
-def _canary(path: Path) -> bytes:
+def harmful_pickle(path: Path) -> bytes:
     return pickle.dumps(_Writes(os.fspath(path))).ljust(len(CANARY), b"\0")
 
 

@@ -159,9 +159,15 @@ def _attempt(job: Job, item: Item) -> None:
 
 def _deadly() -> tuple[type[Exception], ...]:
     """How the death of a worker looks from here."""
-    from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+    from ray.exceptions import (
+        NodeDiedError,
+        ObjectLostError,
+        OutOfMemoryError,
+        WorkerCrashedError,
+    )
 
-    return (NodeDiedError, OutOfMemoryError, WorkerCrashedError)
+    # A result is lost when the node dies that holds it.
+    return (NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
 
 
 def _dies(task: Any) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hstvg.runtime.shard import Sample
 from hstvg.runtime.source import Item, ShapeSource
+from hstvg.runtime.source_webdataset import WebDatasetSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +50,25 @@ class KillerSource:
     @property
     def shapes(self) -> ShapeSource:
         return ShapeSource(num_clips=self.num_clips)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KillerShards:
+    """Shards that are indexed where they lie; one sample ends the process that looks at it."""
+
+    shards: WebDatasetSource
+    killer: str
+
+    def items(self) -> list[Item]:
+        return self.shards.items()
+
+    def outlook(self, items, clips_per_shard) -> str:
+        return self.shards.outlook(items, clips_per_shard)
+
+    def settle(self, items, ask) -> list[Item]:
+        return self.shards.settle(items, ask)
+
+    def samples(self, item):
+        if item["key"] == self.killer:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from self.shards.samples(item)

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import crashing
 import pytest
-from crashing import KillerSource
+from crashing import KillerShards, KillerSource
+from damage import clean, make_samples
 
 from hstvg.runtime.errors import CommandError
 from hstvg.runtime.index import read_index
 from hstvg.runtime.ingest import ingest
 from hstvg.runtime.source import ShapeSource
+from hstvg.runtime.source_webdataset import WebDatasetSource
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.ray
@@ -41,20 +43,24 @@ def _workers_know_the_killers(ray_cluster):
 
 
 @pytest.mark.parametrize("asked", [False, True])
-def test_a_clip_that_kills_its_worker_is_refused_and_no_other(ray_cluster, tmp_path, asked):
-    source = KillerSource(num_clips=12, killers=(5,), bugs=(7,), asked=asked)
+def test_clips_that_kill_their_worker_are_refused_and_no_others(ray_cluster, tmp_path, asked):
+    source = KillerSource(num_clips=12, killers=(5, 6), bugs=(7,), asked=asked)
     summary = ingest(source, tmp_path / "out", clips_per_shard=4)
-    assert keys_of(tmp_path / "out") == [f"{n:08d}" for n in range(12) if n not in (5, 7)]
-    assert summary.refused == {"crashed the decoder": 1, "failed": 1}
+    assert keys_of(tmp_path / "out") == [f"{n:08d}" for n in range(12) if n not in (5, 6, 7)]
+    assert summary.refused == {"crashed the decoder": 2, "failed": 1}
     reasons = (tmp_path / "out" / "rejected.jsonl").read_text()
     assert "ZeroDivisionError: of clip" in reasons
     assert "and more" not in reasons
 
 
-def test_several_killers_in_one_shard_cost_only_themselves(ray_cluster, tmp_path):
-    source = KillerSource(num_clips=6, killers=(0, 2, 5))
-    summary = ingest(source, tmp_path / "out", clips_per_shard=6)
-    assert (summary.num_clips, summary.refused) == (3, {"crashed the decoder": 3})
+def test_a_sample_of_a_shard_that_kills_costs_only_itself(ray_cluster, tmp_path):
+    (tmp_path / "a.tar").write_bytes(clean(make_samples("a")))
+    (tmp_path / "b.tar").write_bytes(clean(make_samples("b")))
+    shards = WebDatasetSource(path=str(tmp_path), val_fraction=0.0)
+    source = KillerShards(shards=shards, killer="a-2")
+    summary = ingest(source, tmp_path / "out", clips_per_shard=256)
+    assert (summary.num_clips, summary.refused) == (7, {"crashed the decoder": 1})
+    assert set(keys_of(tmp_path / "out")) == {f"{s}-{n}" for s in "ab" for n in range(4)} - {"a-2"}
 
 
 def test_when_every_clip_kills_no_data_set_is_left(ray_cluster, tmp_path):
