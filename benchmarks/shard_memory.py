@@ -133,9 +133,7 @@ def make_data(folder: Path, shard_mb: int) -> None:
     rows: list[dict[str, Any]] = []
     for number in range(TOTAL_MB // shard_mb):
         samples = (
-            Sample(
-                key=f"{number:04d}{i:06d}", video=videos[i % 16], facts={**facts, "split": "train"}
-            )
+            Sample(key=f"{number:04d}{i:06d}", video=videos[i % 16], facts=facts)
             for i in range(per_shard)
         )
         rows += write_shard(folder / "shards" / f"{number:06d}.tar", samples)
