@@ -17,7 +17,7 @@ from hstvg.runtime.errors import CommandError, ConfigError
 from hstvg.runtime.scan import VIDEO_SUFFIXES, Scan, scan_shard, split_name
 from hstvg.runtime.shard import checksum
 from hstvg.runtime.source import one_line, size_text
-from hstvg.runtime.tar import member_at
+from hstvg.runtime.tar import Member, member_at
 
 MOST_LINES = 20
 Row = Mapping[str, Any]
@@ -127,10 +127,11 @@ def check_shard(
         return [f"{name}: missing, with {len(rows)} clips"]
     try:
         faults = _whole_faults(path, facts, rows)
-        scan = scan_shard(path)
+        scan, size = scan_shard(path), path.stat().st_size
+        members = {member.offset: member for member in scan.members}
         with path.open("rb") as file:
             for row in rows:
-                cause = _misplaced(file, path.stat().st_size, scan, row)
+                cause = _misplaced(file, size, members, row)
                 if not cause and (faults or thorough):
                     cause = _altered(file, row)
                 faults += [f"{row['key']}: {cause}"] if cause else []
@@ -153,9 +154,8 @@ def _whole_faults(path: Path, facts: Mapping[str, Any], rows: Sequence[Row]) -> 
     return faults
 
 
-def _misplaced(file: IO[bytes], size: int, scan: Scan, row: Row) -> str:
-    """Whether the members of a row are where the index says, by their headers."""
-    members = {member.offset: member for member in scan.members}
+def _misplaced(file: IO[bytes], size: int, members: Mapping[int, Member], row: Row) -> str:
+    """Which member of a row is not where the index says, by the headers."""
     suffixes: list[tuple[str, str, frozenset[str]]] = [("offset", "size", VIDEO_SUFFIXES)]
     if row["json_size"]:
         suffixes.append(("json_offset", "json_size", frozenset((".json",))))

@@ -412,6 +412,11 @@ def prepare(folder, *arguments, **environment):
         (["source=folder"], "source.path"),
         (["source=folder", "source.path=nowhere"], "no such folder"),
         (["source=folder", "source.path=empty"], "no video"),
+        (["source=webdataset", "source.path=empty"], "no .tar file"),
+        (["source=webdataset", "source.path=empty", "source.max_side=9"], "source.max_side"),
+        (["source=curator", "source.path=empty"], "metas/v0"),
+        (["source=curator", "source.path=empty", "source.max_s=9"], "source.max_s"),
+        (["source=folder", "source.path=empty", "source.policy=pad"], "height and width"),
         (["clips_per_shard=0"], "clips_per_shard"),
     ],
 )
