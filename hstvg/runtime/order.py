@@ -50,7 +50,7 @@ class OrderLog:
         self.file.flush()
 
     def sync(self) -> None:
-        """Bring all lines to the disk: a checkpoint must not know more than the log."""
+        """Bring all lines to the disk."""
         assert self.file is not None
         os.fsync(self.file.fileno())
 

@@ -89,6 +89,7 @@ def train(
         if worker.rank == 0 and (last or step % facts.log_every == 0):
             worker.say(progress_line(step, facts, scalars, clock))
         if last or step % facts.checkpoint_every == 0:
+            stream.sync()
             save(step, engine, ema, worker, stream.state(step))
             publish(step, engine, ema, worker, export)
             clock.pause()

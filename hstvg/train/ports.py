@@ -163,6 +163,10 @@ class Stream(Protocol):
         """The same few held-out clips each time, equally many batches on every worker."""
         ...
 
+    def sync(self) -> None:
+        """Bring to the disk what was noted so far: a checkpoint must not know more."""
+        ...
+
     def state(self, step: int) -> Mapping[str, Any]:
         """What a checkpoint's manifest says of the data at a step."""
         ...
