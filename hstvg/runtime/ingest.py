@@ -22,8 +22,13 @@ from hstvg.runtime.work import Result, counts, work
 
 VERSION = 2
 """Of the data set folder's layout, in dataset.json."""
+DATASET = "dataset"
+"""In the staging folder: what becomes the data set."""
 BATCH = 8
 """Items per task that answers a question."""
+
+Made = tuple[list[Result], dict[str, Any]]
+"""What every part gave (rows, rejected, shards), and what dataset.json is to say of the whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +62,7 @@ def preview(source: Source, out: Path, clips_per_shard: int) -> str:
         ConfigError: the source has no items, or `out` holds something else.
     """
     items = _items(source, clips_per_shard)
-    if existing := _finished(out, _identity(source, items, clips_per_shard)):
+    if existing := finished(out, _identity(source, items, clips_per_shard)):
         return str(existing)
     refused = counts([{"reason": item["refusal"]} for item in items if "refusal" in item])
     at_once = f"; refused at once: {_count_line(refused)}" if refused else ""
@@ -71,29 +76,43 @@ def ingest(source: Source, out: Path, clips_per_shard: int, num_cpus: int | None
         ConfigError: the source has no items, or `out` holds something else; nothing was started.
         CommandError: every clip was refused, no Ray, or the disk failed; `out` does not exist.
     """
+    items = _items(source, clips_per_shard)
+
+    def make(folder: Path) -> Made:
+        settled = source.settle(items, _Asker(folder / "answers"))
+        job = ShardJob(source=source, folder=folder / DATASET, clips_per_shard=clips_per_shard)
+        results = work(job, _partition(settled, clips_per_shard), folder / "records")
+        return results, {"transform": _transform(source), "clips_per_shard": clips_per_shard}
+
+    return grow(out, _identity(source, items, clips_per_shard), make, num_cpus)
+
+
+def grow(
+    out: Path, identity: str, make: Callable[[Path], Made], num_cpus: int | None = None
+) -> Summary:
+    """Let `make` write the shards of the data set `out`, then make it whole.
+
+    Args:
+        identity: of all that the data set is made from.
+        make: gets the staging folder; its shards belong into DATASET/shards there, and its records
+            beside.
+
+    Raises:
+        ConfigError, CommandError: as `ingest`.
+    """
     from hstvg.runtime.cluster import connect
 
     out = out.expanduser().resolve()
-    items = _items(source, clips_per_shard)
-    identity = _identity(source, items, clips_per_shard)
-    if existing := _finished(out, identity):
+    if existing := finished(out, identity):
         return existing
     connect(num_cpus)
     with staging(out, identity) as folder:
-        dataset = folder / "dataset"
+        dataset = folder / DATASET
         (dataset / "shards").mkdir(parents=True, exist_ok=True)
-        settled = source.settle(items, _Asker(folder / "answers"))
-        job = ShardJob(source=source, folder=dataset, clips_per_shard=clips_per_shard)
-        results = work(job, _partition(settled, clips_per_shard), folder / "records")
-        facts = {
-            "version": VERSION,
-            "identity": identity,
-            "transform": _transform(source),
-            "clips_per_shard": clips_per_shard,
-        }
-        _finish(dataset, results, facts)
+        results, facts = make(folder)
+        _finish(dataset, results, {"version": VERSION, "identity": identity, **facts})
         os.replace(dataset, out)
-    summary = _finished(out, identity)
+    summary = finished(out, identity)
     assert summary is not None
     return Summary(**{**vars(summary), "already_there": False})
 
@@ -123,7 +142,7 @@ class ShardJob:
         return {
             "rows": [row for rows in shards for row in rows],
             "rejected": rejected,
-            "shards": {rows[0]["shard"]: self._facts(rows) for rows in shards},
+            "shards": {rows[0]["shard"]: shard_facts(self.folder, rows) for rows in shards},
         }
 
     def attempt(self, item: Item) -> None:
@@ -131,12 +150,7 @@ class ShardJob:
             pass
 
     def holds(self, result: Result) -> bool:
-        with suppress(OSError):
-            return all(
-                (self.folder / shard).stat().st_size == facts["num_bytes"]
-                for shard, facts in result["shards"].items()
-            )
-        return False
+        return shards_there(self.folder, result)
 
     def _accepted(
         self, items: Sequence[Item], rejected: list[dict[str, str]]
@@ -148,11 +162,23 @@ class ShardJob:
                 else:
                     yield outcome
 
-    def _facts(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        path = self.folder / rows[0]["shard"]
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"num_clips": len(rows), "num_bytes": path.stat().st_size, "sha256": digest}
+
+def shard_facts(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What dataset.json says of the shard that these rows of the index lie in."""
+    path = folder / rows[0]["shard"]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"num_clips": len(rows), "num_bytes": path.stat().st_size, "sha256": digest}
+
+
+def shards_there(folder: Path, result: Result) -> bool:
+    """Whether the shards of a result are as large as they were when it was written."""
+    with suppress(OSError):
+        return all(
+            (folder / shard).stat().st_size == facts["num_bytes"]
+            for shard, facts in result["shards"].items()
+        )
+    return False
 
 
 def _outcomes(source: Source, item: Item) -> Iterator[Sample | Found | Refused]:
@@ -295,7 +321,7 @@ def _identity(source: Source, items: Sequence[Item], clips_per_shard: int) -> st
     return digest.hexdigest()
 
 
-def _finished(out: Path, identity: str) -> Summary | None:
+def finished(out: Path, identity: str) -> Summary | None:
     """The summary of the data set at `out` if it is the one wanted, None if there is none."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None

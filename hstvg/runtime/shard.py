@@ -28,9 +28,10 @@ class Sample:
     key: str
     """Unique in the data set and without dots: WebDataset cuts a member's name at its first dot."""
     video: bytes
-    """MP4."""
+    """MP4, or what `suffix` says."""
     facts: dict[str, Any]
     """The JSON member: caption, fps, num_frames, width, height, split; may hold source, scene."""
+    suffix: str = "mp4"
 
 
 @contextmanager
@@ -108,7 +109,7 @@ def _add_sample(tar: tarfile.TarFile, file: IO[bytes], sample: Sample) -> dict[s
     columns = ("num_frames", "width", "height", "fps", "caption", "split")
     return {
         "key": sample.key,
-        "offset": _add_member(tar, file, f"{sample.key}.mp4", sample.video),
+        "offset": _add_member(tar, file, f"{sample.key}.{sample.suffix}", sample.video),
         "size": len(sample.video),
         "json_offset": _add_member(tar, file, f"{sample.key}.json", facts),
         "json_size": len(facts),
