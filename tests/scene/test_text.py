@@ -87,6 +87,17 @@ def test_the_byte_level_encoder_is_trained(encoder):
     assert all(parameter.grad is not None for parameter in encoder.parameters())
 
 
+@torch.no_grad()
+def test_dropout_is_on_in_training_alone_and_follows_the_seed():
+    encoder = TextEncoder(width=16, layers=1, heads=2, dropout=0.5)
+    tokens = encoder.tokenize(["abc"])
+    states = [encoder(*tokens) for _ in range(2) if torch.manual_seed(3)]
+    assert torch.equal(*states)
+    assert not torch.equal(encoder(*tokens), states[0])
+    encoder.eval()
+    assert torch.equal(encoder(*tokens), encoder(*tokens))
+
+
 @pytest.mark.parametrize("kind", ["t5", "umt5"])
 def test_a_saved_encoder_loads_by_its_folder_and_is_frozen(tmp_path, kind):
     pretrained = TextEncoder(width=999, pretrained=save(tmp_path, kind))
