@@ -4,6 +4,8 @@
     python -m pipelines.prepare source=folder source.path=DIR out=data/mine
     python -m pipelines.prepare source=curator source.path=DIR out=data/mine
     python -m pipelines.prepare source=webdataset source.path=DIR out=data/mine
+    python -m pipelines.prepare source=latents source.path=data/mine source.tokenizer_run=runs/tok \
+        out=data/mine-latents
     python -m pipelines.prepare verify=data/mine
 
 shapes      renders clips of moving shapes.
@@ -14,6 +16,9 @@ folder      takes any videos below DIR. Captions come from NAME.txt, NAME.json {
 curator     takes what NeMo Curator wrote: DIR/clips/*.mp4 with DIR/metas/v0/*.json.
 webdataset  indexes tar shards of KEY.mp4 with KEY.json {"caption": ...} or KEY.txt where they lie.
             DIR may be a pattern such as 'DIR/train-*.tar'. Nothing is copied or written there.
+latents     encodes a data set with a trained tokenizer, for stage=generator to train on without
+            decoding or encoding anything. source.text=ID encodes the captions too, with the frozen
+            encoder of generator.text.pretrained=ID.
 
 What is refused, and why, is listed in OUT/rejected.jsonl. The work spreads over the Ray cluster at
 RAY_ADDRESS, or over this machine's CPUs. Stopped half-way, the same command goes on from there.
@@ -31,6 +36,7 @@ def main(config: dict[str, Any]) -> None:
 
     from hstvg.runtime.config import build
     from hstvg.runtime.ingest import ingest, preview
+    from hstvg.runtime.source_latents import LatentSource
     from hstvg.runtime.verify import outlook, verify
 
     if config["verify"] is not None:
@@ -44,10 +50,17 @@ def main(config: dict[str, Any]) -> None:
         return
     source = build(config["source"])
     out = Path(config["out"])
-    if config["dry_run"]:
+    if isinstance(source, LatentSource):
+        from hstvg.runtime.encode import encode, would_encode
+
+        if config["dry_run"]:
+            print(would_encode(source, out))
+        else:
+            print(encode(source, out, num_cpus=config["num_cpus"]))
+    elif config["dry_run"]:
         print(preview(source, out, config["clips_per_shard"]))
-        return
-    print(ingest(source, out, config["clips_per_shard"], num_cpus=config["num_cpus"]))
+    else:
+        print(ingest(source, out, config["clips_per_shard"], num_cpus=config["num_cpus"]))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ class Bucket:
     """Clips of a global batch."""
     micro: int
     """Clips of one forward pass of one worker."""
+    clip_bytes: int
+    """Of one clip on its way to a worker."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +228,7 @@ def make_bucket(
     base: Window,
     micro_batch: int,
     global_batch: int,
+    clip_bytes: int,
 ) -> Bucket:
     """A bucket whose global batch has no more tokens than one of the base window.
 
@@ -235,4 +238,4 @@ def make_bucket(
     # Tokens are in proportion to pixels.
     micro = max(1, micro_batch * base.num_pixels // window.num_pixels)
     batch = micro * (global_batch // micro_batch)
-    return Bucket(window=window, rows=rows, batch=batch, micro=micro)
+    return Bucket(window=window, rows=rows, batch=batch, micro=micro, clip_bytes=clip_bytes)

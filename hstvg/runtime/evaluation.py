@@ -19,6 +19,7 @@ from hstvg.metrics.reconstruction import Reconstruction
 from hstvg.runtime.assemble import open_run
 from hstvg.runtime.errors import ConfigError
 from hstvg.runtime.index import DatasetIndex, read_index
+from hstvg.runtime.latents import refuse_latents
 from hstvg.runtime.lineage import write_json
 from hstvg.runtime.reader import Reader, VideoOpener, references
 from hstvg.runtime.worker_local import pick_device
@@ -49,6 +50,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         ConfigError: no such run or data set, or the data set has no held-out clips.
     """
     model = open_run(config["run"])
+    refuse_latents(config["data"]["path"], "an evaluation")
     index = read_index(config["data"]["path"])
     splits = [name for name in SPLITS if len(index.rows_of(name))]
     if not splits:

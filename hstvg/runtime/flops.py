@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from hstvg.data.latent import LatentLayout
 from hstvg.data.sample import MOTION_STRIDE, Window
 from hstvg.paths.draws import Draws
 from hstvg.runtime.assemble import build_objective, build_stage
 from hstvg.runtime.config import build
-from hstvg.types import VideoBatch
+from hstvg.runtime.latents import read_lineage
+from hstvg.types import LatentBatch, VideoBatch
 
 PEAK_FLOPS = {
     "H200": 989e12,
@@ -21,6 +23,10 @@ PEAK_FLOPS = {
     "A10": 125e12,
 }
 """Dense bf16 operations per second, from the vendors' datasheets."""
+
+
+CAPTION = "a red circle moves right quickly, the camera pans left"
+"""Of a usual length."""
 
 
 def peak(device: torch.device) -> float | None:
@@ -89,7 +95,12 @@ def _count(config: Mapping[str, Any], stage: Any) -> float:
     device = torch.device("meta")
     names = ("num_frames", "fps", "height", "width")
     window = Window(**{name: config["data"][name] for name in names})
-    batch = fake_batch(window, config["run"]["micro_batch"], device)
+    count = config["run"]["micro_batch"]
+    lineage = read_lineage(config["data"]["path"]) if config["generator"] else None
+    if lineage is None:
+        batch = fake_batch(window, count, device)
+    else:  # encoding is no part of the step
+        batch = fake_latents(lineage.layout, count, device)
     with FlopCounterMode(display=False) as counter:
         prediction = stage(stage.example(batch, Draws(0, batch.positions.tolist(), device)))
         loss, _ = build_objective(config)(prediction, batch)
@@ -98,17 +109,35 @@ def _count(config: Mapping[str, Any], stage: Any) -> float:
 
 
 def fake_batch(window: Window, count: int, device: torch.device) -> VideoBatch:
-    """A batch of the right shape with captions of a usual length."""
+    """A batch of the right shape."""
     T, H, W = window.num_frames, window.height, window.width
     grid = (T, H // MOTION_STRIDE, W // MOTION_STRIDE)
     return VideoBatch(
         pixels=torch.empty(count, 3, T, H, W, device=device),
         fps=torch.empty(count, device=device),
-        captions=("a red circle moves right quickly, the camera pans left",) * count,
+        captions=(CAPTION,) * count,
         positions=torch.arange(count),
         keys=("",) * count,
         motion=torch.empty(count, 2, *grid, device=device),
         motion_confidence=torch.empty(count, 1, *grid, device=device),
+    )
+
+
+def fake_latents(layout: LatentLayout, count: int, device: torch.device) -> LatentBatch:
+    """`fake_batch` of a data set of latents."""
+    text = (count, layout.text_tokens, layout.text_width)
+    return LatentBatch(
+        **{
+            name: torch.empty(count, *shape[1:], device=device)
+            for name, shape in layout.shapes.items()
+        },
+        captions=(CAPTION,) * count,
+        positions=torch.arange(count),
+        keys=("",) * count,
+        text=torch.empty(text, device=device) if layout.text_width else None,
+        text_mask=torch.ones(text[:2], dtype=torch.bool, device=device)
+        if layout.text_width
+        else None,
     )
 
 

@@ -33,6 +33,7 @@ from hstvg.runtime.track_jsonl import JsonlTracker, SilentTracker
 from hstvg.train.ema import Ema
 from hstvg.train.loop import Facts, train
 from hstvg.train.ports import Tracker, Worker
+from hstvg.types import TrainingBatch, VideoBatch
 
 RESUME_MAY_CHANGE = {
     "run": {
@@ -155,7 +156,7 @@ def export(
     if config["stage"]["name"] == "tokenizer":
         model = assemble_model(node).tokenizer
         model.load_state_dict({k.removeprefix("tokenizer."): v for k, v in whole.items()})
-        model.calibrate([batch.pixels.cpu() for batch in stream.all_held_out()])
+        model.calibrate([_pixels(batch).cpu() for batch in stream.all_held_out()])
         whole = {f"tokenizer.{name}": value for name, value in model.state_dict().items()}
     else:
         frozen = stage.tokenizer.state_dict()
@@ -176,7 +177,8 @@ def show_samples(
     model.to(stream.device)
     if model.generator is None:
         with torch.no_grad():
-            clips = to_frames(model.tokenizer.decode(model.tokenizer.encode(batch.pixels[:count])))
+            z = model.tokenizer.encode(_pixels(batch)[:count])
+            clips = to_frames(model.tokenizer.decode(z))
     else:
         clips = write_clips(model, captions, seed=0, device=stream.device)
     with tempfile.TemporaryDirectory() as folder:
@@ -185,6 +187,12 @@ def show_samples(
             file.write_bytes(encode_video(clip, model.window.fps))
             file.with_suffix(".txt").write_text(caption + "\n")
             tracker.video(step, f"step_{step:09d}_{number}", file)
+
+
+def _pixels(batch: TrainingBatch) -> Tensor:
+    """Of the clips of a tokenizer's run, which is never trained on latents."""
+    assert isinstance(batch, VideoBatch)
+    return batch.pixels
 
 
 def _open_folder(config: dict[str, Any], overrides: list[str]) -> None:

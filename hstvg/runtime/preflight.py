@@ -12,6 +12,7 @@ from hstvg.runtime.assemble import build_objective, build_stage, run_facts
 from hstvg.runtime.config import build
 from hstvg.runtime.errors import ConfigError
 from hstvg.runtime.flops import fake_batch
+from hstvg.runtime.latents import check_latents
 from hstvg.runtime.stream import bucket_windows, open_feed
 
 INDEX_BYTES = 330
@@ -22,8 +23,10 @@ def check(config: Mapping[str, Any]) -> None:
     """Build everything once without memory, so that a wrong config dies here and not in a worker.
 
     Raises:
-        ConfigError: something cannot be built, or a bucket does not fit the model.
+        ConfigError: something cannot be built, a bucket does not fit the model, or latents were not
+            made for this run.
     """
+    check_latents(config)
     build(config["engine"])
     build_objective(config)
     _, data = run_facts(config)
@@ -68,7 +71,7 @@ def describe(config: Mapping[str, Any]) -> str:
     sizes = index.take(rows[:: max(1, len(rows) // 1000)])
     member = float(np.mean(sizes.column("size").to_numpy() + sizes.column("json_size").to_numpy()))
     clips = plan.clips_before(1000) / 1000
-    decoded = sum(3 * b.window.num_pixels * b.batch * _share(plan, b) for b in plan.buckets)
+    decoded = sum(b.clip_bytes * b.batch * _share(plan, b) for b in plan.buckets)
     lines.append(
         f"reading          {clips * member / 1e6:,.2f} MB from storage and {decoded / 1e6:,.1f} MB "
         "decoded per step; at n steps a second, n times that per second"

@@ -9,11 +9,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 
+from hstvg.data.latent import LatentLayout, read_member
 from hstvg.data.sample import Window, read_clip
 from hstvg.runtime.errors import CommandError
 from hstvg.runtime.storage import join, read_range
@@ -47,6 +48,13 @@ Row = Mapping[str, Any]
 class Opener(Protocol):
     """Turns the members of one sample into named arrays, of one shape per window."""
 
+    needs_facts: ClassVar[bool]
+    """Whether it looks at the JSON member, which is not read otherwise."""
+
+    def clip_bytes(self, window: int) -> int:
+        """Of the arrays of one clip that is shown through a window."""
+        ...
+
     def __call__(self, row: Row, member: bytes, facts: Row) -> dict[str, np.ndarray]: ...
 
 
@@ -64,6 +72,10 @@ class VideoOpener:
     seed: int
     motion: bool
     decoder: str = "pyav"
+    needs_facts: ClassVar[bool] = True
+
+    def clip_bytes(self, window: int) -> int:
+        return 3 * self.windows[window].num_pixels
 
     def __call__(self, row: Row, member: bytes, facts: Row) -> dict[str, np.ndarray]:
         # Where the window lies belongs to the position, as all randomness of a clip does.
@@ -77,6 +89,22 @@ class VideoOpener:
             motion=self.motion,
             decoder=self.decoder,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentOpener:
+    """Reads clips that were encoded before."""
+
+    layout: LatentLayout
+    seed: int
+    needs_facts: ClassVar[bool] = False
+
+    def clip_bytes(self, window: int) -> int:
+        return self.layout.clip_bytes
+
+    def __call__(self, row: Row, member: bytes, facts: Row) -> dict[str, np.ndarray]:
+        share = np.random.default_rng((self.seed, row["position"])).random()
+        return read_member(member, self.layout, share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,14 +159,7 @@ class Reader:
         Raises:
             DAMAGE: it is damaged.
         """
-        shard = join(self.root, row["shard"])
-        member = _member(shard, row["offset"], row["size"], row["checksum"], LARGEST_MEMBER)
-        facts: Any = {}
-        if row["json_size"]:
-            place = (row["json_offset"], row["json_size"], row["json_checksum"])
-            facts = json.loads(_member(shard, *place, LARGEST_JSON))
-            if not isinstance(facts, dict):
-                raise ValueError("its JSON member is no object")
+        member, facts = read_sample(self.root, row, facts=self.opener.needs_facts)
         return self.opener(row, member, facts)
 
     def _substitute(self, row: Row, reason: str) -> tuple[dict[str, np.ndarray], Row]:
@@ -166,6 +187,23 @@ def references(
     rest = [table.column(name) for name in REFERENCE[1:]]
     window = np.broadcast_to(np.asarray(windows, dtype=np.int8), positions.shape)
     return pa.table([*columns, *rest, positions, window], names=[*REFERENCE, "position", "window"])
+
+
+def read_sample(root: str, row: Row, *, facts: bool) -> tuple[bytes, dict[str, Any]]:
+    """The first member of a sample and, if wanted and there, what its JSON member says.
+
+    Raises:
+        DAMAGE: one of them is not what the index says.
+    """
+    shard = join(root, row["shard"])
+    member = _member(shard, row["offset"], row["size"], row["checksum"], LARGEST_MEMBER)
+    if not facts or not row["json_size"]:
+        return member, {}
+    place = (row["json_offset"], row["json_size"], row["json_checksum"])
+    said = json.loads(_member(shard, *place, LARGEST_JSON))
+    if not isinstance(said, dict):
+        raise ValueError("its JSON member is no object")
+    return member, said
 
 
 def _member(shard: str, offset: int, size: int, checksum: str, largest: int) -> bytes:

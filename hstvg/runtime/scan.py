@@ -18,6 +18,8 @@ VIDEO_SUFFIXES = frozenset((
 ))
 # fmt: on
 TEXT_SUFFIXES = frozenset((".json", ".txt"))
+LATENT_SUFFIXES = frozenset((".safetensors",))
+"""Of what this program encoded; in foreign shards they belong to no sample."""
 EXECUTABLE_SUFFIXES = frozenset((".pickle", ".pkl", ".pt", ".pth", ".pyd"))
 """Reading one of these can run what somebody else wrote."""
 
@@ -113,11 +115,13 @@ def _unusable(member: Member) -> str:
     return ""
 
 
-def split_name(name: str) -> tuple[str, str] | None:
+def split_name(
+    name: str, suffixes: frozenset[str] = VIDEO_SUFFIXES | TEXT_SUFFIXES
+) -> tuple[str, str] | None:
     """Key and suffix, cut at the first dot of the last part; None if it is no part of a sample."""
     name = name.removeprefix("./")
     match = re.fullmatch(r"((?:.*/)?[^./]+)(\.[^/.]+)", name)
-    if not match or match[2].lower() not in VIDEO_SUFFIXES | TEXT_SUFFIXES:
+    if not match or match[2].lower() not in suffixes:
         return None
     return match[1], match[2].lower()
 

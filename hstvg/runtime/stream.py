@@ -5,7 +5,7 @@ decodes in the worker's own process. Either way a worker gets exactly the positi
 and checks them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -13,16 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from hstvg.data.latent import to_latent_batch
 from hstvg.data.plan import Pass, Plan, assign_buckets, make_bucket
 from hstvg.data.sample import Window, to_batch
 from hstvg.runtime.config import DataFacts, RunFacts
 from hstvg.runtime.errors import CommandError, ConfigError
 from hstvg.runtime.index import DatasetIndex, read_index
+from hstvg.runtime.latents import Lineage, read_lineage
 from hstvg.runtime.order import OrderLog
 from hstvg.runtime.quarantine import Quarantine
-from hstvg.runtime.reader import Opener, Reader, VideoOpener, references
+from hstvg.runtime.reader import LatentOpener, Opener, Reader, VideoOpener, references
 from hstvg.train.ports import Substitution
-from hstvg.types import VideoBatch
+from hstvg.types import TrainingBatch
 
 STEPS_PER_SEGMENT = 5_000
 """Steps that one execution of the Ray dataset covers; bounds the number of planned tasks."""
@@ -62,16 +64,34 @@ def open_feed(run: RunFacts, data: DataFacts) -> Feed:
     base, windows = window_of(data), bucket_windows(data)
     names = ("num_frames", "fps", "width", "height")
     chosen = assign_buckets(windows, **{name: index.fact(name)[rows] for name in names})
+    # Buckets that nobody fills stay out; after the others comes the window of held-out clips.
+    filled = [b for b in range(len(windows)) if (chosen == b).any()]
+    shown = (*(windows[b] for b in filled), base)
+    lineage = read_lineage(data.path)
+    opener = _opener(run, data, shown, lineage)
+    # Latents come in the order of their videos, so that a run on the ones is one on the others.
+    identity = lineage.source_index if lineage else index.hash
     sizes = {"micro_batch": run.micro_batch, "global_batch": run.global_batch}
     buckets = [
-        make_bucket(window, rows[chosen == b], base=base, **sizes)
-        for b, window in enumerate(windows)
-        if (chosen == b).any()
+        make_bucket(
+            shown[place],
+            rows[chosen == b],
+            base=base,
+            clip_bytes=opener.clip_bytes(place),
+            **sizes,
+        )
+        for place, b in enumerate(filled)
     ]
-    plan = Plan(buckets, shards=index.shard_numbers, seed=run.seed, identity=index.hash)
-    shown = (*(bucket.window for bucket in buckets), base)
-    opener = VideoOpener(windows=shown, seed=run.seed, motion=data.motion, decoder=data.decoder)
+    plan = Plan(buckets, shards=index.shard_numbers, seed=run.seed, identity=identity)
     return Feed(index=index, plan=plan, base=base, opener=opener)
+
+
+def _opener(
+    run: RunFacts, data: DataFacts, windows: Sequence[Window], lineage: Lineage | None
+) -> Opener:
+    if lineage is not None:
+        return LatentOpener(layout=lineage.layout, seed=run.seed)
+    return VideoOpener(windows=windows, seed=run.seed, motion=data.motion, decoder=data.decoder)
 
 
 def window_of(data: DataFacts) -> Window:
@@ -125,9 +145,9 @@ class WorkerStream:
         self.order = order
         self._substitutions: list[Substitution] = []
 
-    def train(self, first_step: int) -> Iterator[VideoBatch]:
+    def train(self, first_step: int) -> Iterator[TrainingBatch]:
         for arrays in self.arrays(first_step):
-            yield to_batch(arrays, self.data.fps, self.device)
+            yield self._batch(arrays)
 
     def arrays(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
         """The micro-batches as they come from storage, uint8, in the order of the plan."""
@@ -160,6 +180,10 @@ class WorkerStream:
     def quarantine(self, found: list[Substitution], step: int) -> None:
         self.damage.add(found, samples=self.feed.plan.clips_before(step))
 
+    def sync(self) -> None:
+        if self.order:
+            self.order.sync()
+
     def state(self, step: int) -> Mapping[str, Any]:
         return {
             "epoch": self.feed.plan.epoch_of(step),
@@ -169,15 +193,15 @@ class WorkerStream:
             "global_batch": self.run.global_batch,
         }
 
-    def held_out(self) -> Iterator[VideoBatch]:
+    def held_out(self) -> Iterator[TrainingBatch]:
         """`validate_clips` clips of the val split, dealt to the workers in whole micro-batches."""
         return self._held_out(self.rank, self.world_size)
 
-    def all_held_out(self) -> Iterator[VideoBatch]:
+    def all_held_out(self) -> Iterator[TrainingBatch]:
         """The held-out clips of all workers together."""
         return self._held_out(0, 1)
 
-    def _held_out(self, rank: int, world_size: int) -> Iterator[VideoBatch]:
+    def _held_out(self, rank: int, world_size: int) -> Iterator[TrainingBatch]:
         rows = self.feed.index.rows_of("val")
         if not len(rows):
             rows = self.feed.plan.buckets[0].rows
@@ -189,7 +213,12 @@ class WorkerStream:
             positions = np.arange(first, first + micro)
             table = self.feed.index.take(rows[positions % len(rows)])
             block = references(table, positions, len(self.feed.plan.buckets))  # the base
-            yield to_batch(reader(block), self.data.fps, self.device)
+            yield self._batch(reader(block))
+
+    def _batch(self, arrays: Mapping[str, np.ndarray]) -> TrainingBatch:
+        if "latent" in arrays:
+            return to_latent_batch(arrays, self.device)
+        return to_batch(arrays, self.data.fps, self.device)
 
     def _from_ray(self) -> Iterator[dict[str, np.ndarray]]:
         while True:  # each pass is the next segment of the run
@@ -300,4 +329,4 @@ def rounds(
 def _fits(plan: Plan, block: list[Pass], one: Pass, block_mb: float) -> bool:
     bucket = plan.buckets[one.bucket]
     clips = (len(block) + 1) * bucket.micro
-    return block[0].bucket == one.bucket and 3 * clips * bucket.window.num_pixels <= block_mb * 1e6
+    return block[0].bucket == one.bucket and clips * bucket.clip_bytes <= block_mb * 1e6

@@ -14,12 +14,13 @@ from typing import IO, Any
 
 from hstvg.runtime.caption import printable
 from hstvg.runtime.errors import CommandError, ConfigError
-from hstvg.runtime.scan import VIDEO_SUFFIXES, Scan, scan_shard, split_name
+from hstvg.runtime.scan import LATENT_SUFFIXES, VIDEO_SUFFIXES, Scan, scan_shard, split_name
 from hstvg.runtime.shard import checksum
 from hstvg.runtime.source import one_line, size_text
 from hstvg.runtime.tar import Member, member_at
 
 MOST_LINES = 20
+CLIP_SUFFIXES = VIDEO_SUFFIXES | LATENT_SUFFIXES
 Row = Mapping[str, Any]
 
 
@@ -156,7 +157,7 @@ def _whole_faults(path: Path, facts: Mapping[str, Any], rows: Sequence[Row]) -> 
 
 def _misplaced(file: IO[bytes], size: int, members: Mapping[int, Member], row: Row) -> str:
     """Which member of a row is not where the index says, by the headers."""
-    suffixes: list[tuple[str, str, frozenset[str]]] = [("offset", "size", VIDEO_SUFFIXES)]
+    suffixes: list[tuple[str, str, frozenset[str]]] = [("offset", "size", CLIP_SUFFIXES)]
     if row["json_size"]:
         suffixes.append(("json_offset", "json_size", frozenset((".json",))))
     for offset, length, allowed in suffixes:
@@ -166,8 +167,8 @@ def _misplaced(file: IO[bytes], size: int, members: Mapping[int, Member], row: R
         member = members.get(row[offset]) or member_at(file, row[offset])
         if member is None:
             return f"at byte {row[offset]} lies no member"
-        key, suffix = split_name(member.name) or ("", "")
-        if key != row["key"] or suffix not in allowed or member.size != row[length]:
+        key, _ = split_name(member.name, allowed) or ("", "")
+        if key != row["key"] or member.size != row[length]:
             return f"at byte {row[offset]} lies {member.name} of {member.size} bytes"
     return ""
 

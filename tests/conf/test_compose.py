@@ -13,6 +13,7 @@ from hstvg.runtime.config import CONF_DIR, build, compose, config_hash
 from hstvg.runtime.errors import ConfigError
 from hstvg.runtime.launch import run_training
 from hstvg.runtime.source import Source
+from hstvg.runtime.source_latents import LatentSource
 from hstvg.runtime.sweep import check_keys
 from hstvg.train.ports import Tracker
 from hstvg.types import Term
@@ -109,8 +110,9 @@ def test_a_tracker_builds(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", choices("source"))
 def test_a_source_builds(name, tmp_path):
     paths = [f"source.path={tmp_path}"] if name != "shapes" else []
-    source = build(compose("prepare", [*NEEDED["prepare"], f"source={name}", *paths])["source"])
-    assert isinstance(source, Source)
+    run = [f"source.tokenizer_run={tmp_path}"] if name == "latents" else []
+    made = compose("prepare", [*NEEDED["prepare"], f"source={name}", *paths, *run])["source"]
+    assert isinstance(build(made), Source | LatentSource)
 
 
 @pytest.mark.parametrize("stage", choices("stage"))

@@ -20,7 +20,13 @@ def plan(*counts, batches=(8,), num_shards=5, seed=0, identity=IDENTITY):
     counts = counts or (37,)
     starts = np.cumsum((0, *counts))
     buckets = [
-        Bucket(window=window(), rows=np.arange(start, start + count), batch=batch, micro=1)
+        Bucket(
+            window=window(),
+            rows=np.arange(start, start + count),
+            batch=batch,
+            micro=1,
+            clip_bytes=1,
+        )
         for start, count, batch in zip(starts, counts, batches, strict=False)
     ]
     shards = np.sort(np.arange(sum(counts)) % num_shards)
@@ -162,10 +168,8 @@ def test_seconds_count_not_frames():
 def test_no_global_batch_has_more_tokens_than_the_base():
     base = window(16, 32, 32)
     sizes = [(16, 32, 32), (8, 32, 32), (16, 64, 32), (16, 24, 40), (32, 64, 64), (64, 64, 64)]
-    buckets = [
-        make_bucket(window(*size), np.arange(3), base=base, micro_batch=8, global_batch=64)
-        for size in sizes
-    ]
+    facts = {"micro_batch": 8, "global_batch": 64, "clip_bytes": 1}
+    buckets = [make_bucket(window(*size), np.arange(3), base=base, **facts) for size in sizes]
     assert [bucket.micro for bucket in buckets] == [8, 16, 4, 8, 1, 1]  # never none
     assert [bucket.batch for bucket in buckets] == [64, 128, 32, 64, 8, 8]
     for bucket in buckets[:-1]:
