@@ -13,7 +13,8 @@ random place, as uint8 batches of 8. All ways decode with the same function, on 
 
 wall is clips over all seconds; steady leaves out the first quarter of the clips, and with it the
 start and what was ready in advance; CPU is that of all processes over the same clips, in ms per
-clip; first is the seconds to the first batch. Each is the median of the repetitions, which take turns.
+clip; first is the seconds to the first batch. Each is the median of the repetitions, which take
+turns.
 """
 
 import io

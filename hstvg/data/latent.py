@@ -1,5 +1,7 @@
 """Latents as they lie in a shard: one safetensors member per sample, its windows side by side.
 
+Read without torch, whose import would cost every data task a second and its memory.
+
 Axes      K windows of the clip, C t h w the tokenizer's latent, L text tokens, D text width.
 """
 
@@ -7,15 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
+from safetensors import SafetensorError, deserialize
 
-from hstvg.data.sample import Window, read_clip, tensor_of, texts_of
-from hstvg.types import LatentBatch
+from hstvg.data.sample import Window, read_clip
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {
+    "fp32": ("F32", np.dtype(np.float32)),
+    "bf16": ("BF16", np.dtype(np.int16)),
+    "fp16": ("F16", np.dtype(np.float16)),
+}
+"""By our name, that of safetensors and numpy's, which holds the bits of bfloat16 as integers."""
 LARGEST_HEADER = 1 << 12
 """Bytes. Four names with their shapes need a tenth of it."""
 
@@ -50,7 +53,7 @@ class LatentLayout:
     def clip_bytes(self) -> int:
         """Of one window with its text, as it travels to a worker."""
         cells = (self.channels + 3) * int(np.prod(self.size))
-        item = DTYPES[self.dtype].itemsize
+        item = DTYPES[self.dtype][1].itemsize
         return item * (cells + self.text_tokens * self.text_width) + self.text_tokens
 
     @property
@@ -87,11 +90,6 @@ def read_windows(
     return {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
 
 
-def write_member(tensors: Mapping[str, Tensor]) -> bytes:
-    """The member of one sample; the same tensors give the same bytes."""
-    return save({name: value.contiguous() for name, value in tensors.items()})
-
-
 def read_member(member: bytes, layout: LatentLayout, share: float) -> dict[str, np.ndarray]:
     """One window of a sample.
 
@@ -108,66 +106,39 @@ def read_member(member: bytes, layout: LatentLayout, share: float) -> dict[str, 
     """
     tensors = _checked(member, layout)
     k = min(int(share * layout.windows), layout.windows - 1)
-    arrays = {name: _array(tensors[name][k]) for name in layout.shapes}
+    arrays = {name: tensors[name][k] for name in layout.shapes}
     if layout.text_width:
-        text = _array(tensors["text"])
+        text = tensors["text"]
         padding = layout.text_tokens - len(text)
         arrays["text"] = np.pad(text, ((0, padding), (0, 0)))
         arrays["text_mask"] = np.arange(layout.text_tokens) < len(text)
     return arrays
 
 
-def _checked(member: bytes, layout: LatentLayout) -> dict[str, Tensor]:
+def _checked(member: bytes, layout: LatentLayout) -> dict[str, np.ndarray]:
     if len(member) > layout.most_bytes:
         raise ValueError(f"{len(member)} bytes of latents; at most {layout.most_bytes} are read")
     try:
-        tensors = load(member)
+        tensors = dict(deserialize(member))
     except SafetensorError as error:
         raise ValueError(f"no safetensors: {error}") from error
     names = {*layout.shapes, *(["text"] if layout.text_width else [])}
     if tensors.keys() != names:
         raise ValueError(f"holds {sorted(tensors)}, not {sorted(names)}")
+    stored, dtype = DTYPES[layout.dtype]
     for name, value in tensors.items():
-        if value.dtype != DTYPES[layout.dtype]:
-            raise ValueError(f"{name} is {value.dtype}, not {layout.dtype}")
+        if value["dtype"] != stored:
+            raise ValueError(f"{name} is {value['dtype']}, not {stored}")
         want = layout.shapes.get(name)
-        if want is not None and value.shape != want:
-            raise ValueError(f"{name} is {list(value.shape)}, not {list(want)}")
+        if want is not None and tuple(value["shape"]) != want:
+            raise ValueError(f"{name} is {value['shape']}, not {list(want)}")
     if layout.text_width:
-        shape = tuple(tensors["text"].shape)
+        shape = tensors["text"]["shape"]
         fits = len(shape) == 2 and shape[1] == layout.text_width
         if not fits or not 0 < shape[0] <= layout.text_tokens:
             most = [layout.text_tokens, layout.text_width]
-            raise ValueError(f"text is {list(shape)}, not at most {most}")
-    return tensors
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    if tensor.dtype == torch.bfloat16:
-        tensor = tensor.view(torch.int16)
-    return tensor.numpy()
-
-
-def to_latent_batch(arrays: Mapping[str, np.ndarray], device: torch.device) -> LatentBatch:
-    """Columns of a stream as a batch; they travel as stored and become float32 on the device."""
-    text, mask = None, None
-    if "text" in arrays:
-        real = np.asarray(arrays["text_mask"], dtype=bool)
-        longest = int(real.sum(1).max())
-        text = _floats(arrays["text"][:, :longest], device)
-        mask = tensor_of(real[:, :longest], device)
-    return LatentBatch(
-        latent=_floats(arrays["latent"], device),
-        motion=_floats(arrays["motion"], device),
-        motion_confidence=_floats(arrays["motion_confidence"], device),
-        captions=texts_of(arrays["caption"]),
-        positions=torch.from_numpy(np.array(arrays["position"], dtype=np.int64)),
-        keys=texts_of(arrays["key"]),
-        text=text,
-        text_mask=mask,
-    )
-
-
-def _floats(array: np.ndarray, device: torch.device) -> Tensor:
-    values = tensor_of(array, device)
-    return (values.view(torch.bfloat16) if values.dtype == torch.int16 else values).float()
+            raise ValueError(f"text is {shape}, not at most {most}")
+    return {
+        name: np.frombuffer(value["data"], dtype).reshape(value["shape"])
+        for name, value in tensors.items()
+    }

@@ -1,16 +1,14 @@
 """What a shard sample holds, and the window of it that a model trains on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from hstvg.data.decode import decode_window
 from hstvg.data.optical_flow import estimate_flow, pool_flow
 from hstvg.data.shapes import render
 from hstvg.scene.syntax import Scene
-from hstvg.types import VideoBatch
 
 MOTION_STRIDE = 4
 """Pixels per cell of the motion grid, in rows and columns."""
@@ -79,35 +77,3 @@ def read_clip(
         "motion": pooled.transpose(1, 0, 2, 3).astype(np.float16),
         "motion_confidence": trust.transpose(1, 0, 2, 3).astype(np.float16),
     }
-
-
-def to_batch(arrays: Mapping[str, np.ndarray], fps: float, device: torch.device) -> VideoBatch:
-    """Columns of a stream as a batch; pixels travel as uint8 and are normalised on the device."""
-    pixels = tensor_of(arrays["pixels"], device).permute(0, 4, 1, 2, 3)
-    return VideoBatch(
-        pixels=pixels.float() / 127.5 - 1,
-        fps=torch.full((len(pixels),), float(fps), device=device),
-        captions=texts_of(arrays["caption"]),
-        positions=torch.from_numpy(np.array(arrays["position"], dtype=np.int64)),
-        keys=texts_of(arrays["key"]),
-        motion=_optional(arrays, "motion", device),
-        motion_confidence=_optional(arrays, "motion_confidence", device),
-    )
-
-
-def _optional(
-    arrays: Mapping[str, np.ndarray], name: str, device: torch.device
-) -> torch.Tensor | None:
-    return tensor_of(arrays[name], device).float() if name in arrays else None
-
-
-def tensor_of(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    # Arrays from the object store are read-only; torch only reads them here.
-    array = np.ascontiguousarray(array)
-    if not array.flags.writeable:
-        array = array.copy()
-    return torch.from_numpy(array).to(device, non_blocking=True)
-
-
-def texts_of(values: Sequence[object] | np.ndarray) -> tuple[str, ...]:
-    return tuple(str(value) for value in values)

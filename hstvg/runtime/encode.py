@@ -16,8 +16,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from hstvg.data.latent import DTYPES, read_windows, write_member
-from hstvg.data.sample import Window, to_batch
+from hstvg.data.batch import to_batch, write_member
+from hstvg.data.latent import read_windows
+from hstvg.data.sample import Window
 from hstvg.generate.bundle import load_model
 from hstvg.runtime.errors import CommandError
 from hstvg.runtime.index import DatasetIndex, read_index
@@ -35,6 +36,7 @@ from hstvg.train.generator_stage import encode_batch
 
 COLUMNS = ("num_frames", "width", "height", "fps", "caption", "split")
 """Of the index; they complete the JSON of footage that lies in foreign shards."""
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ENCODER_RETRIES = 3
 """Of a batch whose encoder died, for example with its node."""
 
@@ -124,7 +126,7 @@ class LatentEncoder:
             raise CommandError(f"{source.tokenizer_run} was trained anew; start the pass again")
         model = load_model(source.export).to(self.device)
         self.tokenizer, self.fps = model.tokenizer, model.window.fps
-        self.dtype = DTYPES[source.dtype]
+        self.dtype = TYPES[source.dtype]
         self.text: TextEncoder | None = None
         if source.text is not None:
             self.text = TextEncoder(pretrained=source.text, max_tokens=source.max_tokens)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from hstvg.data.latent import to_latent_batch
+from hstvg.data.batch import to_batch, to_latent_batch
 from hstvg.data.plan import Pass, Plan, assign_buckets, make_bucket
-from hstvg.data.sample import Window, to_batch
+from hstvg.data.sample import Window
 from hstvg.runtime.config import DataFacts, RunFacts
 from hstvg.runtime.errors import CommandError, ConfigError
 from hstvg.runtime.index import DatasetIndex, read_index
@@ -28,6 +28,8 @@ from hstvg.types import TrainingBatch
 
 STEPS_PER_SEGMENT = 5_000
 """Steps that one execution of the Ray dataset covers; bounds the number of planned tasks."""
+TASK_CPUS = 0.5
+"""CPUs that a data task asks for: between two tasks a CPU would idle while Ray finds the next."""
 SPARES = 16
 """Clips that stand in for damaged ones."""
 
@@ -300,8 +302,10 @@ def ray_dataset(feed: Feed, run: RunFacts, data: DataFacts, world_size: int, fir
     reader: Any = feed.reader()
     # Ray must not cut blocks up, neither to have more of them nor to have small ones: it would deal
     # the pieces out to the wrong workers.
-    dataset = ray.data.read_datasource(PlanSource(), override_num_blocks=1).map_batches(
-        reader, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+    share = {"num_cpus": TASK_CPUS}
+    planned = ray.data.read_datasource(PlanSource(), override_num_blocks=1, ray_remote_args=share)
+    dataset = planned.map_batches(
+        reader, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **share
     )
     dataset.context.target_max_block_size = None
     return dataset

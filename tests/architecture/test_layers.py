@@ -108,6 +108,12 @@ def test_a_pipeline_answers_help(name):
     assert not loaded & LIBRARIES
 
 
+def test_data_tasks_do_without_torch():
+    """They are many and short-lived; its import would cost each a second and 200 MB."""
+    done = run_python("-c", "import sys, hstvg.runtime.reader; print('torch' in sys.modules)")
+    assert done.stdout.strip() == "False", done.stderr
+
+
 def test_files_stay_short():
     lengths = {path: code_lines(path.read_text()) for path in SOURCES}
     long = {

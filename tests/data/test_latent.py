@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from hstvg.data.latent import LatentLayout, read_member, to_latent_batch, write_member
+from hstvg.data.batch import to_latent_batch, write_member
+from hstvg.data.latent import LatentLayout, read_member
 
 LAYOUT = LatentLayout(windows=3, channels=4, size=(2, 3, 5), dtype="bf16")
 WITH_TEXT = LatentLayout(
