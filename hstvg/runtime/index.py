@@ -24,7 +24,7 @@ SCHEMA = pa.schema(
         # Relative to the data set, e.g. shards/000000.tar; absolute where it lies elsewhere.
         ("shard", pa.string()),
         ("key", pa.string()),
-        ("offset", pa.int64()),  # bytes; first byte of the MP4 in its tar
+        ("offset", pa.int64()),  # bytes; first byte in its tar of the MP4, or of its latents
         ("size", pa.int64()),  # bytes
         ("json_offset", pa.int64()),
         ("json_size", pa.int64()),  # 0 where the sample has no JSON member
@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
         ("fps", pa.float64()),
         ("caption", pa.string()),
         ("split", pa.string()),  # train, val or unseen
-        ("checksum", pa.string()),  # of the MP4, "sha256:" and hexadecimal digits
+        ("checksum", pa.string()),  # of the same bytes, "sha256:" and hexadecimal digits
         ("json_checksum", pa.string()),  # of the JSON member; empty where there is none
     ]
 )
