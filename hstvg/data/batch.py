@@ -1,5 +1,6 @@
 """Between arrays and tensors: columns of a stream as batches, latents as members of a shard."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,9 +13,9 @@ from hstvg.types import LatentBatch, VideoBatch
 
 def to_batch(arrays: Mapping[str, np.ndarray], fps: float, device: torch.device) -> VideoBatch:
     """Columns of a stream as a batch; pixels travel as uint8 and are normalised on the device."""
-    pixels = _tensor(arrays["pixels"], device).permute(0, 4, 1, 2, 3)
+    pixels = _floats(arrays["pixels"], device).permute(0, 4, 1, 2, 3)
     return VideoBatch(
-        pixels=pixels.float() / 127.5 - 1,
+        pixels=pixels.div_(127.5).sub_(1),
         fps=torch.full((len(pixels),), float(fps), device=device),
         captions=_texts(arrays["caption"]),
         positions=torch.from_numpy(np.array(arrays["position"], dtype=np.int64)),
@@ -31,7 +32,7 @@ def to_latent_batch(arrays: Mapping[str, np.ndarray], device: torch.device) -> L
         real = np.asarray(arrays["text_mask"], dtype=bool)
         longest = int(real.sum(1).max())
         text = _floats(arrays["text"][:, :longest], device)
-        mask = _tensor(real[:, :longest], device)
+        mask = _tensor(real[:, :longest]).to(device)
     return LatentBatch(
         latent=_floats(arrays["latent"], device),
         motion=_floats(arrays["motion"], device),
@@ -50,21 +51,22 @@ def write_member(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def _optional(arrays: Mapping[str, np.ndarray], name: str, device: torch.device) -> Tensor | None:
-    return _tensor(arrays[name], device).float() if name in arrays else None
+    return _floats(arrays[name], device) if name in arrays else None
 
 
-def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
-    # Arrays from the object store are read-only; torch only reads them here.
-    array = np.ascontiguousarray(array)
-    if not array.flags.writeable:
-        array = array.copy()
-    return torch.from_numpy(array).to(device, non_blocking=True)
+def _floats(array: np.ndarray, device: torch.device) -> Tensor:
+    """float32 on the device, copied once: small numbers travel, and become floats there."""
+    values = _tensor(array).to(device, non_blocking=True)
+    values = values.view(torch.bfloat16) if values.dtype == torch.int16 else values
+    return values.to(torch.float32, copy=True)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """The array's own memory, which is read-only where it lies in the object store."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def _texts(values: Sequence[object] | np.ndarray) -> tuple[str, ...]:
     return tuple(str(value) for value in values)
-
-
-def _floats(array: np.ndarray, device: torch.device) -> Tensor:
-    values = _tensor(array, device)
-    return (values.view(torch.bfloat16) if values.dtype == torch.int16 else values).float()

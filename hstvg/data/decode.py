@@ -58,13 +58,18 @@ def decode_window(
     check_limit("bytes", len(data), MAX_MEMBER_BYTES)
     clip = np.empty((num_frames, height, width, 3), np.uint8)
     moments = [start_s + i / fps for i in range(num_frames)]
-    if decoder == "pyav":
-        _decode_with_pyav(data, moments, clip)
-    elif decoder == "torchcodec":
-        _decode_with_torchcodec(data, moments, clip)
-    else:
-        raise ValueError(f"decoder={decoder}: must be one of {', '.join(DECODERS)}")
+    check_decoder(decoder)
+    decode = _decode_with_pyav if decoder == "pyav" else _decode_with_torchcodec
+    decode(data, moments, clip)
     return clip
+
+
+def check_decoder(decoder: str) -> None:
+    """Raises ValueError, in one line, unless there is such a decoder and it is installed."""
+    if decoder not in DECODERS:
+        raise ValueError(f"decoder={decoder}: must be one of {', '.join(DECODERS)}")
+    if decoder == "torchcodec":
+        _import_torchcodec()
 
 
 def _decode_with_pyav(

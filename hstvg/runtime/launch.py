@@ -201,7 +201,11 @@ def _open_folder(config: dict[str, Any], overrides: list[str]) -> None:
     lineage = _lineage(config)
     recorded = folder / "config.yaml"
     if recorded.is_file() and any((folder / "checkpoints").glob("step_*")):
-        differing = _differences(yaml.safe_load(recorded.read_text()), config)
+        old = yaml.safe_load(recorded.read_text())
+        differing = _differences(old, config)
+        micro = [settings["run"]["micro_batch"] for settings in (old, config)]
+        if config["data"]["buckets"] and micro[0] != micro[1]:  # it decides their global batches
+            differing.append(f"run.micro_batch was {micro[0]}, now {micro[1]}, with data.buckets")
         if differing:
             raise ConfigError(
                 f"{folder} was trained with other settings ({'; '.join(differing[:4])}); "

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hstvg.data.decode import check_decoder
 from hstvg.data.plan import Bucket, Plan
 from hstvg.paths.draws import Draws
 from hstvg.runtime.assemble import build_objective, build_stage, run_facts
@@ -28,6 +29,10 @@ def check(config: Mapping[str, Any]) -> None:
     """
     check_latents(config)
     build(config["engine"])
+    try:
+        check_decoder(config["data"]["decoder"])
+    except ValueError as error:
+        raise ConfigError(f"data.{error}") from error
     build_objective(config)
     _, data = run_facts(config)
     device = torch.device("meta")

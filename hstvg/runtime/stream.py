@@ -302,10 +302,13 @@ def ray_dataset(feed: Feed, run: RunFacts, data: DataFacts, world_size: int, fir
     reader: Any = feed.reader()
     # Ray must not cut blocks up, neither to have more of them nor to have small ones: it would deal
     # the pieces out to the wrong workers.
-    share = {"num_cpus": TASK_CPUS}
-    planned = ray.data.read_datasource(PlanSource(), override_num_blocks=1, ray_remote_args=share)
+    planned = ray.data.read_datasource(PlanSource(), override_num_blocks=1, num_cpus=TASK_CPUS)
     dataset = planned.map_batches(
-        reader, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **share
+        reader,
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        num_cpus=TASK_CPUS,  # as above, or Ray would make two stages of it
     )
     dataset.context.target_max_block_size = None
     return dataset

@@ -18,7 +18,7 @@ from hstvg.paths.draws import Draws, seed_of
 from hstvg.train.ema import Ema
 from hstvg.train.ports import Engine, Stage, Stream, Tracker, Worker
 from hstvg.train.schedule import learning_rate
-from hstvg.types import Prediction, VideoBatch
+from hstvg.types import Prediction, TrainingBatch
 
 HELD_OUT_SEED = 20_011
 """Noise and times of the held-out clips never change: a run is compared with itself and others."""
@@ -103,7 +103,7 @@ def accumulate(
     objective: Objective,
     engine: Engine,
     worker: Worker,
-    batches: Iterator[VideoBatch],
+    batches: Iterator[TrainingBatch],
 ) -> tuple[dict[str, Tensor], float]:
     """Gradients of one step; this worker's loss, term by term, and the seconds waited."""
     sums: dict[str, Tensor] = {}

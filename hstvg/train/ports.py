@@ -144,7 +144,7 @@ class Tracker(Protocol):
 class Stream(Protocol):
     """The clips of this worker in the order of the plan."""
 
-    def train(self, first_step: int) -> Iterator[Any]:
+    def train(self, first_step: int) -> Iterator[TrainingBatch]:
         """Micro-batches from a step on, endless: a TrainingBatch each, of the kind it streams."""
         ...
 
@@ -159,7 +159,7 @@ class Stream(Protocol):
         """
         ...
 
-    def held_out(self) -> Iterator[Any]:
+    def held_out(self) -> Iterator[TrainingBatch]:
         """The same few held-out clips each time, equally many batches on every worker."""
         ...
 

@@ -195,10 +195,13 @@ def test_nothing_of_ray_is_left_in_the_run_folder(run_of):
 # ---- what goes wrong --------------------------------------------------------------------------
 
 
-def test_a_killed_worker_costs_the_steps_since_the_checkpoint(root, run_of, arguments):
-    undisturbed = run_of("zero-2")
+def test_a_killed_worker_costs_the_steps_since_the_checkpoint(root, arguments, ray_cluster):
+    """Bit for bit, with noise, dropped captions and dropout."""
+    facts = (*ENGINES["zero-2"], "generator.text.dropout=0.2")
+    run_training(*arguments("undisturbed", *facts))
+    undisturbed = root / "undisturbed"
     mirror = f"tracker.mirror={{_target_:tests.cluster.test_ray_train.KillOnce,at:{STEPS - 1}}}"
-    run_training(*arguments("killed", *ENGINES["zero-2"], mirror))
+    run_training(*arguments("killed", *facts, mirror))
     assert (root / "killed" / "killed").exists()
     assert numbers(root / "killed") == numbers(undisturbed)
     first, second = (

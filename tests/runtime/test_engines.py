@@ -263,9 +263,14 @@ class SpreadWorker(LocalWorker):
         dist.barrier()
 
 
-def spread(rank: int, world_size: int, folder: Path) -> None:
+def store_at(port: int, **role: bool) -> dist.TCPStore:
+    """Not a FileStore: its ranks poll the file, and starve one another where cores are few."""
+    return dist.TCPStore("127.0.0.1", port, **role)
+
+
+def spread(rank: int, world_size: int, folder: Path, port: int) -> None:
     """What each rank does: every engine trains, is saved, and goes on from every other."""
-    store = dist.FileStore(str(folder / "store"), world_size)  # pyright: ignore[reportPrivateImportUsage]
+    store = store_at(port, is_master=False)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
     os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": str(world_size)}
     mine = {"rank": rank, "world_size": world_size}
@@ -291,7 +296,8 @@ def spread(rank: int, world_size: int, folder: Path) -> None:
 
 
 def test_ranks_with_odd_parts_hold_the_same_state(undisturbed, tmp_path):
-    spawn(spread, (3, tmp_path), nprocs=3)
+    store = store_at(0, is_master=True, wait_for_workers=False)
+    spawn(spread, (3, tmp_path, store.port), nprocs=3)
     want = undisturbed("torch")[1]
     for name in SETTINGS:
         folder = tmp_path / name / "checkpoints" / "step_000000003"

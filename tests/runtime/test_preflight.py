@@ -47,6 +47,15 @@ def test_a_bucket_that_the_model_cannot_take_is_refused(compose_run, tmp_path, b
         preflight.check(settled(compose_run, tmp_path, f"data.buckets=[{bucket}]"))
 
 
+@pytest.mark.parametrize(
+    ("decoder", "said"),
+    [("ffmpeg", "must be one of pyav, torchcodec"), ("torchcodec", "pip install")],
+)
+def test_a_decoder_that_is_not_there_is_refused(compose_run, tmp_path, decoder, said):
+    with pytest.raises(ConfigError, match=said):
+        preflight.check(settled(compose_run, tmp_path, f"data.decoder={decoder}"))
+
+
 def test_a_data_set_that_is_not_there_is_said(compose_run, tmp_path):
     with pytest.raises(ConfigError, match="does not exist"):
         run_training(*compose_run(tmp_path, "run", "dry_run=true", f"data.path={tmp_path / 'no'}"))
@@ -64,3 +73,5 @@ def test_clips_of_two_sizes_are_trained_together(
     if stage == "generator":
         more = ("stage=generator", f"tokenizer_run={tmp_path / 'tok'}")
         run_locally(tmp_path, "gen", *given, *more)
+    with pytest.raises(ConfigError, match=r"run\.micro_batch was 2, now 1, with data\.buckets"):
+        run_locally(tmp_path, "tok", *given, "run.micro_batch=1", "run.steps=6")
