@@ -218,6 +218,7 @@ def stream(data: Path, num_clips: int) -> Iterator[np.ndarray]:
         world_size=1,
         device=torch.device("cpu"),
         quarantine=Quarantine(data, max_fraction=0, epoch_clips=1, rank=0, say=print),
+        order=OrderLog(data, keep=False),
         shard=shard,
     )
     batches = worker.arrays(first_step=0)

@@ -111,6 +111,7 @@ def open_stream(data: Path, shard: Any = None):
         world_size=1,
         device=torch.device("cpu"),
         quarantine=Quarantine(data, max_fraction=0, epoch_clips=1, rank=0, say=print),
+        order=OrderLog(data, keep=False),
         shard=shard,
     )
 

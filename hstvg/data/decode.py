@@ -15,7 +15,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
-from hstvg.data.video import UnreadableVideo, check_limit, opened
+from hstvg.data.video import MAX_PIXELS, UnreadableVideo, check_limit, opened
 
 DECODERS = ("pyav", "torchcodec")
 MAX_MEMBER_BYTES = 2**30
@@ -139,6 +139,7 @@ class Cover:
             max(width, round(frame.width * grow)),
             max(height, round(frame.height * grow)),
         )
+        check_limit("pixels a frame", across * down, MAX_PIXELS)
         image = self._reformatter.reformat(
             frame, width=across, height=down, format="rgb24", threads=1
         )

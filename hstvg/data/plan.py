@@ -109,13 +109,19 @@ class Plan:
     def passes(self, rank: int, world_size: int, first_step: int) -> Iterator[Pass]:
         """All that one of the workers trains from a step on, without end."""
         for step in count(first_step):
-            batch = self.batch(step)
-            share = len(batch.rows) // world_size
-            size = self.buckets[batch.bucket].micro
-            for start in range(rank * share, (rank + 1) * share, size):
-                part = slice(start, start + size)
-                positions, rows = batch.positions[part], batch.rows[part]
-                yield Pass(step=step, bucket=batch.bucket, positions=positions, rows=rows)
+            yield from self.shares(step, world_size)[rank]
+
+    def shares(self, step: int, world_size: int) -> list[list[Pass]]:
+        """What every worker trains at a step."""
+        batch = self.batch(step)
+        size = self.buckets[batch.bucket].micro
+        parts = [slice(start, start + size) for start in range(0, len(batch.rows), size)]
+        passes = [
+            Pass(step=step, bucket=batch.bucket, positions=batch.positions[p], rows=batch.rows[p])
+            for p in parts
+        ]
+        share = len(passes) // world_size
+        return [passes[rank * share : (rank + 1) * share] for rank in range(world_size)]
 
     def epoch_of(self, step: int) -> int:
         """The epoch in which a step lies."""
@@ -173,7 +179,8 @@ class Plan:
         keys = rng.random(len(self.buckets[b].rows))
         if self.num_shards > SHARDS_PER_GROUP:
             keys += (ranks // SHARDS_PER_GROUP)[self.shards[self.buckets[b].rows]]
-        return np.argsort(keys).astype(np.int32)
+        # Stable: machines sort equal keys in different orders.
+        return np.argsort(keys, kind="stable").astype(np.int32)
 
 
 def assign_buckets(

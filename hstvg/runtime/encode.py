@@ -29,7 +29,6 @@ from hstvg.runtime.reader import DAMAGE, read_sample
 from hstvg.runtime.shard import Sample, write_shard
 from hstvg.runtime.source import Item, one_line, size_text
 from hstvg.runtime.source_latents import LatentSource
-from hstvg.runtime.storage import is_uri
 from hstvg.runtime.work import Result, work
 from hstvg.scene.text import TextEncoder
 from hstvg.train.generator_stage import encode_batch
@@ -306,8 +305,6 @@ class EncodeJob:
             try:
                 clips.append(self._read(item))
             except DAMAGE as error:
-                if _passing(error, self.source.path):
-                    raise
                 rejected.append({"source": item["name"], "reason": f"damaged: {one_line(error)}"})
             if len(clips) == self.source.batch:
                 yield clips
@@ -354,12 +351,6 @@ def _results(
             rejected.append({"source": clip.row["key"], "reason": reason})
         else:
             yield clip, tensors
-
-
-def _passing(error: Exception, location: str) -> bool:
-    """Whether storage failed, not the sample: it must not be left out of the data set for that."""
-    answers = (FileNotFoundError, PermissionError)
-    return is_uri(location) and isinstance(error, OSError) and not isinstance(error, answers)
 
 
 def _window(lineage: Lineage) -> Window:

@@ -15,7 +15,7 @@ from jaxtyping import Int
 
 from hstvg.runtime.errors import ConfigError
 from hstvg.runtime.shard import replace_file
-from hstvg.runtime.storage import absolute, exists, join, open_file
+from hstvg.runtime.storage import absolute, exists, join, open_file, patiently
 
 FILE_NAME = "index.parquet"
 
@@ -44,8 +44,9 @@ PLAN_COLUMNS = ["shard", "split", "num_frames", "width", "height", "fps"]
 """What orders the training; the rest is read when samples are."""
 ROWS_PER_GROUP = 1 << 16
 """Of the Parquet file: a few rows can be had without reading all."""
-HASH, COUNT = b"hstvg.hash", b"hstvg.rows"
-"""In the metadata of the Parquet file: what hash_table gave for how many rows."""
+HASH, FACTS = b"hstvg.hash", b"hstvg.facts"
+"""In the metadata of the Parquet file: hash_table of all columns, and of PLAN_COLUMNS, by which it
+is known whether the former still holds; verify looks at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,8 @@ class DatasetIndex:
     @cached_property
     def table(self) -> pa.Table:
         """All columns of all rows."""
-        return _checked(_open(self.root).read(SCHEMA.names), self.root).combine_chunks()
+        file = _open(self.root)
+        return _checked(patiently(lambda: file.read(SCHEMA.names)), self.root).combine_chunks()
 
     def take(self, rows: Int[np.ndarray, "N"]) -> pa.Table:
         """All columns of some rows, reading no more of the file than they need."""
@@ -93,7 +95,7 @@ class DatasetIndex:
         needed = np.unique(groups)
         places = np.searchsorted(needed, groups)
         kept_before = np.cumsum([0, *(sizes[g] for g in needed)])[:-1]
-        table = file.read_row_groups(needed.tolist(), columns=SCHEMA.names)
+        table = patiently(lambda: file.read_row_groups(needed.tolist(), columns=SCHEMA.names))
         return _checked(table, self.root).take(rows - starts[groups] + kept_before[places])
 
 
@@ -109,13 +111,13 @@ def read_index(root: str | Path) -> DatasetIndex:
     if missing:
         raise ConfigError(f"{_name(location)} has no column {', '.join(missing)}; {_again(root)}")
     try:
-        facts = _checked(file.read(PLAN_COLUMNS), location)
+        facts = _checked(patiently(lambda: file.read(PLAN_COLUMNS)), location)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(location, error) from error
     metadata = file.schema_arrow.metadata or {}
-    if metadata.get(COUNT) == str(len(facts)).encode():
+    if metadata.get(FACTS) == hash_table(facts).encode():
         known = metadata[HASH].decode()
-    else:  # written or edited by another program
+    else:  # written by another program, or edited
         known = hash_table(_checked(file.read(SCHEMA.names), location))
     return DatasetIndex(root=location, facts=facts, hash=known)
 
@@ -134,7 +136,8 @@ def write_table(root: Path, table: pa.Table) -> DatasetIndex:
     """`write_index` of a table of SCHEMA."""
     if len(table.column("key").unique()) < len(table):
         raise ValueError("a key occurs twice in the data set")
-    metadata = {HASH: hash_table(table).encode(), COUNT: str(len(table)).encode()}
+    facts = hash_table(table.select(PLAN_COLUMNS))
+    metadata = {HASH: hash_table(table).encode(), FACTS: facts.encode()}
     with replace_file(root / FILE_NAME) as file:
         pq.write_table(table.replace_schema_metadata(metadata), file, row_group_size=ROWS_PER_GROUP)
     return read_index(root)
@@ -166,7 +169,9 @@ def _checked(table: pa.Table, location: str) -> pa.Table:
 
 def _unreadable(location: str, error: Exception) -> ConfigError:
     cause = str(error).splitlines()[0]
-    return ConfigError(f"{_name(location)} is unreadable ({cause}); {_again(location)}")
+    # Storage that fails is no reason to throw a data set away.
+    advice = "try again" if isinstance(error, OSError) else _again(location)
+    return ConfigError(f"{_name(location)} is unreadable ({cause}); {advice}")
 
 
 def _name(location: str) -> str:
@@ -192,7 +197,7 @@ def hash_table(table: pa.Table) -> str:
 
 def _hash_text(digest: Any, column: pa.ChunkedArray) -> None:
     """Lengths, then text: so that moving a letter from one row to the next is seen."""
-    texts = column.cast(pa.large_string()).combine_chunks()
+    texts = column.cast(pa.string()).cast(pa.large_string()).combine_chunks()
     _, offsets, data = texts.buffers()
     ends = np.frombuffer(offsets, "<i8", count=len(texts) + 1, offset=8 * texts.offset)
     digest.update(np.diff(ends).tobytes())

@@ -18,6 +18,7 @@ from hstvg.runtime.index import DatasetIndex
 from hstvg.runtime.lineage import file_hash
 from hstvg.runtime.source_latents import LatentSource
 from hstvg.runtime.storage import exists, join, open_file
+from hstvg.scene.text import MAX_TOKENS
 
 KIND = "latents"
 FORMAT = 1
@@ -25,7 +26,7 @@ FORMAT = 1
 CROP = "cover, centre"
 """How clips are brought to the window; see hstvg.data.decode."""
 TEXT_MODELS = ("t5", "umt5")
-TEXT_FILES = (".json", ".safetensors", ".model", ".txt", ".bin")
+TEXT_FILES = (".json", ".safetensors", ".model", ".txt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +241,7 @@ def check_latents(config: Mapping[str, Any]) -> None:
         }
         now = {
             "text encoder": identify_text(node["pretrained"])[0],
-            "text.max_tokens": node.get("max_tokens", lineage.text.max_tokens),
+            "text.max_tokens": node.get("max_tokens", MAX_TOKENS),
         }
         differing += _differing(known, now)
     if differing:

@@ -211,12 +211,7 @@ def _open_folder(config: dict[str, Any], overrides: list[str]) -> None:
                 f"{folder} was trained with other settings ({'; '.join(differing[:4])}); "
                 "give another run.name or the settings it had"
             )
-        before = json.loads((folder / "lineage.json").read_text())["data"]["index"]
-        if lineage["data"]["index"] != before:
-            raise ConfigError(
-                f"{folder} was trained on another data set than {config['data']['path']}; give "
-                "another run.name or data.path"
-            )
+        _check_lineage(folder, lineage)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     partial = recorded.with_suffix(".partial")
     partial.write_text(yaml.safe_dump(config, sort_keys=False))
@@ -224,6 +219,18 @@ def _open_folder(config: dict[str, Any], overrides: list[str]) -> None:
     (folder / "overrides.txt").write_text("".join(f"{line}\n" for line in overrides))
     write_json(folder / "env.json", environment())
     write_json(folder / "lineage.json", lineage)
+
+
+def _check_lineage(folder: Path, lineage: Mapping[str, Any]) -> None:
+    """Raises ConfigError unless data and tokenizer are those that the run began with."""
+    before = json.loads((folder / "lineage.json").read_text())
+    kinds = {"data": ("index", "data.path"), "tokenizer": ("weights", "tokenizer_run")}
+    for kind, (digest, key) in kinds.items():
+        if before.get(kind, {}).get(digest) != lineage.get(kind, {}).get(digest):
+            raise ConfigError(
+                f"{folder} was trained with another {digest} of its {kind}; give another run.name, "
+                f"or the {key} it had"
+            )
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -272,7 +279,7 @@ def open_stream(config: Mapping[str, Any], worker: Worker, shard: Any) -> Worker
         world_size=worker.world_size,
         device=worker.device,
         quarantine=quarantine,
-        order=OrderLog(run_dir) if run.log_samples else None,
+        order=OrderLog(run_dir, keep=run.log_samples),
         shard=shard,
     )
 

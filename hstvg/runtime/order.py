@@ -1,8 +1,10 @@
 """The order log: which sample every worker trained at every step, and the audit that reads it."""
 
+import heapq
 import json
 import os
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,9 +15,10 @@ from hstvg.runtime import checkpoint
 from hstvg.runtime.config import DataFacts, RunFacts
 from hstvg.runtime.errors import CommandError, ConfigError
 from hstvg.runtime.index import read_index
-from hstvg.runtime.shard import replace_file
 
 FOLDER = "order"
+BLOCK = 1 << 16
+"""Bytes; many lines."""
 
 
 class OrderLog:
@@ -23,25 +26,31 @@ class OrderLog:
 
     A line also has `substitute` where another sample was shown in the place of a damaged one. Lines
     of steps that a restart trains again are taken back, whatever rank wrote them.
+
+    Args:
+        keep: whether to write; what is there is taken back in any case.
     """
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, *, keep: bool) -> None:
         self.folder = run_dir / FOLDER
+        self.keep = keep
         self.file: IO[str] | None = None
 
     def begin(self, first_step: int, rank: int, world_size: int) -> None:
         """Forget what came after `first_step` steps, and go on from there."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         own = self.folder / f"rank_{rank:05d}.jsonl"
         keep_until(own, first_step)
         if rank == 0:  # Ranks that there are no more have nobody else to do it.
             for file in sorted(self.folder.glob("rank_*.jsonl")):
                 if int(file.stem.removeprefix("rank_")) >= world_size:
                     keep_until(file, first_step)
-        self.file = own.open("a")
+        if self.keep:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.file = own.open("a")
 
     def write(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
-        assert self.file is not None
+        if self.file is None:
+            return
         names = ("position", "key", "substitute")
         for position, key, substitute in zip(*(arrays[name] for name in names), strict=True):
             line = {"step": step, "position": int(position), "key": key}
@@ -51,27 +60,52 @@ class OrderLog:
 
     def sync(self) -> None:
         """Bring all lines to the disk."""
-        assert self.file is not None
-        os.fsync(self.file.fileno())
+        if self.file is not None:
+            os.fsync(self.file.fileno())
 
 
 def read_records(file: Path) -> Iterator[dict[str, Any]]:
-    """The records of a JSONL file, none if there is none; a kill may have torn the last line."""
+    """The records of a JSONL file, none if there is none; what a crash has torn is left out."""
     if not file.exists():
         return
-    with file.open() as lines:
+    with file.open("rb") as lines:
         for line in lines:
-            if line.endswith("\n"):
-                yield json.loads(line)
+            if (record := _record(line)) is not None:
+                yield record
 
 
-def keep_until(file: Path, step: int) -> list[dict[str, Any]]:
-    """The records of a JSONL file up to a step; what comes after, or is torn, is cut off."""
-    kept = [record for record in read_records(file) if record["step"] <= step]
-    if file.exists():
-        with replace_file(file) as out:
-            out.writelines(json.dumps(record).encode() + b"\n" for record in kept)
-    return kept
+def keep_until(file: Path, step: int) -> None:
+    """Cut off a JSONL file, whose steps ascend, what comes after a step or is torn.
+
+    It looks from the end: of a long run's file only what is cut off is read.
+    """
+    if not file.exists():
+        return
+    with file.open("r+b") as lines:
+        begin = lines.seek(0, os.SEEK_END)
+        while begin > 0:
+            begin = max(0, begin - BLOCK)
+            lines.seek(begin)
+            if begin:
+                lines.readline()  # the rest of a line
+            record = _record(lines.readline())
+            if record is not None and record["step"] <= step:
+                break
+        lines.seek(begin)
+        if begin:
+            lines.readline()
+        end = lines.tell()
+        while (record := _record(line := lines.readline())) and record["step"] <= step:
+            end += len(line)
+        lines.truncate(end)
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The record of a whole line."""
+    try:
+        return json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:  # a block of zeros, as a file system leaves it after a crash
+        return None
 
 
 def audit(run_dir: Path) -> str:
@@ -100,12 +134,10 @@ def audit(run_dir: Path) -> str:
     if read_index(data.path).hash != manifest["index_hash"]:
         raise CommandError(f"{data.path} is not the data set that {run_dir} was trained on")
     feed = open_feed(run, data)
-    trained = _by_step(files, manifest["step"])
     substituted = 0
-    for step in range(1, manifest["step"] + 1):
+    for step, records in _by_step(files, manifest["step"]):
         batch = feed.plan.batch(step - 1)
         keys = feed.index.table.column("key").take(batch.rows).to_pylist()
-        records = trained.get(step, [])
         substituted += sum("substitute" in record for record in records)
         fault = _compare(dict(zip(batch.positions.tolist(), keys, strict=True)), records)
         if fault:
@@ -128,14 +160,22 @@ def _compare(planned: Mapping[int, str], records: list[dict[str, Any]]) -> str |
         if planned[position] != key:
             return f"position {position} was {key}, planned was {planned[position]}"
         seen.add(position)
+    if not records:
+        return "nothing was logged; the run had run.log_samples=false"
     left = sorted(planned.keys() - seen)
     return f"position {left[0]} ({planned[left[0]]}) was not trained" if left else None
 
 
-def _by_step(files: list[Path], last_step: int) -> dict[int, list[dict[str, Any]]]:
-    steps: dict[int, list[dict[str, Any]]] = {}
-    for file in files:
-        for record in read_records(file):
-            if record["step"] <= last_step:
-                steps.setdefault(record["step"], []).append(record)
-    return steps
+def _by_step(files: list[Path], last_step: int) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """The records of every step from the first to the last, of all ranks."""
+
+    def step_of(record: dict[str, Any]) -> int:
+        return record["step"]
+
+    merged = heapq.merge(*map(read_records, files), key=step_of)
+    found, records = 0, []
+    groups = ((step, list(group)) for step, group in groupby(merged, key=step_of))
+    for step in range(1, last_step + 1):
+        while found < step:
+            found, records = next(groups, (last_step + 1, []))
+        yield step, records if found == step else []

@@ -1,6 +1,7 @@
 """The quarantine: damaged samples that others stood in for, named, and how many are too many."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -43,9 +44,9 @@ class Quarantine:
     def begin(self, first_step: int) -> None:
         """Forget the substitutions of steps that are trained again."""
         if self.rank == 0:
-            self.count = len(keep_until(self.file, first_step))
-        else:  # as rank 0 left it, or will leave it
-            self.count = sum(record["step"] <= first_step for record in read_records(self.file))
+            keep_until(self.file, first_step)
+        # The others may look before that.
+        self.count = sum(record["step"] <= first_step for record in read_records(self.file))
 
     def add(self, found: Sequence[Substitution], samples: int) -> None:
         """Take down the substitutions of a step of all ranks, the same on each.
@@ -60,6 +61,8 @@ class Quarantine:
         if self.rank == 0 and found:
             with self.file.open("a") as file:
                 file.writelines(json.dumps(asdict(item)) + "\n" for item in found)
+                file.flush()
+                os.fsync(file.fileno())
             for item in found:
                 self.say(f"replaced {item.key} by {item.substitute}: {item.reason}")
         if self.count > self.max_fraction * max(samples, self.least):

@@ -38,8 +38,9 @@ LARGEST_MEMBER = 1 << 30
 LARGEST_JSON = 1 << 20
 """Bytes. A larger member is no clip, whatever the index says of it."""
 
-DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError)
-"""What a damaged sample raises; anything else is a fault of this program."""
+DAMAGE = (FileNotFoundError, EOFError, ValueError, KeyError, TypeError, ArithmeticError)
+"""What a damaged sample raises. Any other OSError is storage that fails, for good samples too: it
+ends the attempt, or else it would depend on the hour which clips are trained."""
 
 Row = Mapping[str, Any]
 

@@ -43,9 +43,12 @@ def exists(location: str) -> bool:
     Raises:
         OSError: the store does not answer.
     """
-    filesystem, path = _resolve(location)
-    info = patiently(lambda: filesystem.get_file_info(path))
-    return info.type != fs.FileType.NotFound
+
+    def look() -> bool:
+        filesystem, path = _resolve(location)
+        return filesystem.get_file_info(path).type != fs.FileType.NotFound
+
+    return patiently(look)
 
 
 def open_file(location: str) -> Any:
@@ -55,8 +58,12 @@ def open_file(location: str) -> Any:
         FileNotFoundError: there is none.
         OSError: it cannot be opened.
     """
-    filesystem, path = _resolve(location)
-    return patiently(lambda: filesystem.open_input_file(path))
+
+    def look() -> Any:
+        filesystem, path = _resolve(location)
+        return filesystem.open_input_file(path)
+
+    return patiently(look)
 
 
 def read_range(location: str, offset: int, size: int) -> bytes:
@@ -122,7 +129,7 @@ def _resolve(location: str) -> tuple[fs.FileSystem, str]:
     bucket = path.split("/")[0]
     try:
         return _filesystem(f"{scheme}://{bucket}{mark}{options}"), path
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise ValueError(f"{location}: {str(error).splitlines()[0]}") from error
 
 

@@ -7,10 +7,11 @@ and checks them.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from hstvg.data.batch import to_batch, to_latent_batch
@@ -26,8 +27,8 @@ from hstvg.runtime.reader import LatentOpener, Opener, Reader, VideoOpener, refe
 from hstvg.train.ports import Substitution
 from hstvg.types import TrainingBatch
 
-STEPS_PER_SEGMENT = 5_000
-"""Steps that one execution of the Ray dataset covers; bounds the number of planned tasks."""
+PASSES_PER_SEGMENT = 20_000
+"""Steps times workers that one execution of the Ray dataset covers: what is planned ahead."""
 TASK_CPUS = 0.5
 """CPUs that a data task asks for: between two tasks a CPU would idle while Ray finds the next."""
 SPARES = 16
@@ -44,10 +45,11 @@ class Feed:
     """The window of held-out clips; in its tokens the global batch is counted."""
     opener: Opener
 
-    def reader(self) -> Reader:
+    def reader(self, split: str = "train") -> Reader:
         """Its spares belong to the seed and the data set, so that everybody has the same."""
-        rows = np.concatenate([bucket.rows for bucket in self.plan.buckets])
-        chosen = np.random.default_rng((*self.plan.entropy, 4)).permutation(len(rows))[:SPARES]
+        rows = self.index.rows_of(split)
+        rng = np.random.default_rng((*self.plan.entropy, 4))
+        chosen = rng.choice(len(rows), min(SPARES, len(rows)), replace=False)
         spares = self.index.take(np.sort(rows[chosen])).to_pylist()
         return Reader(root=self.index.root, opener=self.opener, spares=spares)
 
@@ -123,7 +125,7 @@ class WorkerStream:
 
     Args:
         quarantine: takes down damaged samples.
-        order: where every sample trained is written down; None writes nothing.
+        order: where every sample trained is written down.
         shard: Ray Data's iterator for this worker; None decodes in this process.
     """
 
@@ -137,7 +139,7 @@ class WorkerStream:
         world_size: int,
         device: torch.device,
         quarantine: Quarantine,
-        order: OrderLog | None = None,
+        order: OrderLog,
         shard: Any = None,
     ) -> None:
         self.feed, self.run, self.data = feed, run, data
@@ -146,6 +148,7 @@ class WorkerStream:
         self.damage = quarantine
         self.order = order
         self._substitutions: list[Substitution] = []
+        self._named: set[str] = set()
 
     def train(self, first_step: int) -> Iterator[TrainingBatch]:
         for arrays in self.arrays(first_step):
@@ -155,8 +158,7 @@ class WorkerStream:
         """The micro-batches as they come from storage, uint8, in the order of the plan."""
         plan = self.feed.plan
         self.damage.begin(first_step)
-        if self.order:
-            self.order.begin(first_step, self.rank, self.world_size)
+        self.order.begin(first_step, self.rank, self.world_size)
         blocks = _Cutter(self._from_ray()) if self.shard else None
         reader = None if self.shard else self.feed.reader()
         for part in plan.passes(self.rank, self.world_size, first_step):
@@ -183,8 +185,7 @@ class WorkerStream:
         self.damage.add(found, samples=self.feed.plan.clips_before(step))
 
     def sync(self) -> None:
-        if self.order:
-            self.order.sync()
+        self.order.sync()
 
     def state(self, step: int) -> Mapping[str, Any]:
         return {
@@ -204,18 +205,25 @@ class WorkerStream:
         return self._held_out(0, 1)
 
     def _held_out(self, rank: int, world_size: int) -> Iterator[TrainingBatch]:
-        rows = self.feed.index.rows_of("val")
-        if not len(rows):
-            rows = self.feed.plan.buckets[0].rows
+        reader, table = self._held_out_source
         micro = self.run.micro_batch
-        rounds = max(1, self.run.validate_clips // (micro * world_size))
-        reader = self.feed.reader()
-        for i in range(rounds):
+        for i in range(max(1, self.run.validate_clips // (micro * world_size))):
             first = (i * world_size + rank) * micro
             positions = np.arange(first, first + micro)
-            table = self.feed.index.take(rows[positions % len(rows)])
-            block = references(table, positions, len(self.feed.plan.buckets))  # the base
-            yield self._batch(reader(block))
+            rows = table.take(positions % len(table))
+            arrays = reader(references(rows, positions, len(self.feed.plan.buckets)))  # the base
+            for key, reason in zip(arrays["key"], arrays["reason"], strict=True):
+                if reason and key not in self._named:
+                    self._named.add(key)
+                    self.damage.say(f"held-out clip {key} is replaced by another: {reason}")
+            yield self._batch(arrays)
+
+    @cached_property
+    def _held_out_source(self) -> tuple[Reader, pa.Table]:
+        """Kept: the index is read for it once, and not at every validation."""
+        split = "val" if len(self.feed.index.rows_of("val")) else "train"
+        rows = self.feed.index.rows_of(split)[: max(self.run.validate_clips, 1)]
+        return self.feed.reader(split), self.feed.index.take(rows)
 
     def _batch(self, arrays: Mapping[str, np.ndarray]) -> TrainingBatch:
         if "latent" in arrays:
@@ -236,8 +244,7 @@ class WorkerStream:
             if texts[1]:
                 facts = dict(zip(names[1:], map(str, texts), strict=True))
                 self._substitutions.append(Substitution(step=step, position=position, **facts))
-        if self.order:
-            self.order.write(step, arrays)
+        self.order.write(step, arrays)
 
 
 class _Cutter:
@@ -283,8 +290,9 @@ def ray_dataset(feed: Feed, run: RunFacts, data: DataFacts, world_size: int, fir
             self, parallelism: int, per_task_row_limit=None, data_context=None
         ) -> list[ReadTask]:
             segment = getattr(data_context, "_execution_idx", 0)
-            begin = first_step + segment * STEPS_PER_SEGMENT
-            end = min(begin + STEPS_PER_SEGMENT, last_step)
+            length = max(1, PASSES_PER_SEGMENT // world_size)
+            begin = first_step + segment * length
+            end = min(begin + length, last_step)
             blocks = rounds(plan, world_size, begin=begin, end=end, block_mb=block_mb)
             return [self._task(block) for round in blocks for block in round]
 
@@ -321,14 +329,14 @@ def rounds(
 
     A block is as many passes of one bucket as fit into `block_mb`, at least one.
     """
-    workers = [plan.passes(rank, world_size, begin) for rank in range(world_size)]
-    blocks: list[list[Pass]] = [[] for _ in workers]
-    for passes in takewhile(lambda passes: passes[0].step < end, zip(*workers, strict=True)):
-        if blocks[0] and not _fits(plan, blocks[0], passes[0], block_mb):
-            yield blocks
-            blocks = [[] for _ in workers]
-        for block, one in zip(blocks, passes, strict=True):
-            block.append(one)
+    blocks: list[list[Pass]] = [[] for _ in range(world_size)]
+    for step in range(begin, end):
+        for passes in zip(*plan.shares(step, world_size), strict=True):
+            if blocks[0] and not _fits(plan, blocks[0], passes[0], block_mb):
+                yield blocks
+                blocks = [[] for _ in blocks]
+            for block, one in zip(blocks, passes, strict=True):
+                block.append(one)
     if blocks[0]:
         yield blocks
 

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+MAX_TOKENS = 128
+
 
 class TextEncoder(nn.Module):
     """A T5 encoder stack behind one interface.
@@ -31,7 +33,7 @@ class TextEncoder(nn.Module):
         width: int = 128,
         layers: int = 2,
         heads: int = 4,
-        max_tokens: int = 128,
+        max_tokens: int = MAX_TOKENS,
         dropout: float = 0.0,
         pretrained: str | None = None,
     ) -> None:
@@ -94,5 +96,5 @@ def _load_pretrained(source: str):
         encoder = encoder_class(config)
     else:
         # Without dropout, which training mode would switch on in frozen weights too.
-        encoder = encoder_class.from_pretrained(source, dropout_rate=0.0)
+        encoder = encoder_class.from_pretrained(source, dropout_rate=0.0, use_safetensors=True)
     return AutoTokenizer.from_pretrained(source), encoder

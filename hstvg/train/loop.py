@@ -60,7 +60,9 @@ def train(
     export: Export,
 ) -> dict[str, float]:
     """Train to facts.steps from the newest checkpoint; returns the last held-out values."""
-    step = resume(engine, ema, worker)
+    manifest = resume(engine, ema, worker)
+    step = int(manifest["step"])
+    check_data(manifest, stream)
     tracker.begin(step)
     clock = Clock(facts, first_step=step)
     held_out = {}
@@ -129,6 +131,7 @@ def share(step: int, sums: dict[str, Tensor], worker: Worker, stream: Stream) ->
     sums["data/substituted"] = torch.tensor(float(len(found)), device=worker.device)
     means = worker.mean(torch.stack(list(sums.values())).float())
     values = dict(zip(sums, means.tolist(), strict=True))
+    values["data/substituted"] = round(values["data/substituted"] * worker.world_size)
     if values["data/substituted"]:  # rare, so their names are worth a second exchange
         stream.quarantine(worker.gather(found), step)
     return values
@@ -186,15 +189,23 @@ def publish(step: int, engine: Engine, ema: Ema, worker: Worker, export: Export)
         export(whole, step)
 
 
-def resume(engine: Engine, ema: Ema, worker: Worker) -> int:
-    """Load the newest checkpoint, if there is one; returns the steps already done."""
+def resume(engine: Engine, ema: Ema, worker: Worker) -> Mapping[str, Any]:
+    """Load the newest checkpoint and return its manifest; a new run's says step 0 and no more."""
     saved = worker.resume()
     if saved is None:
-        return 0
+        return {"step": 0}
     engine.restore(saved.read)
     averages = ((name, engine.part(name, saved.read(f"ema/{name}"))) for name in ema.average)
     ema.restore(averages, updates=saved.manifest["ema_updates"])
-    return int(saved.manifest["step"])
+    return saved.manifest
+
+
+def check_data(manifest: Mapping[str, Any], stream: Stream) -> None:
+    """Raises ValueError if the data have changed since the checkpoint, or their order."""
+    for name, value in stream.state(int(manifest["step"])).items():
+        if manifest.get(name, value) != value:
+            was = manifest[name]
+            raise ValueError(f"the checkpoint was trained with {name} {was}, and now it is {value}")
 
 
 class Clock:

@@ -8,6 +8,7 @@ from damage import NUM_SAMPLES, SHARDS
 
 from hstvg.runtime.config import DataFacts, RunFacts
 from hstvg.runtime.index import read_index
+from hstvg.runtime.order import OrderLog
 from hstvg.runtime.quarantine import Quarantine
 from hstvg.runtime.stream import WorkerStream, open_feed
 
@@ -45,6 +46,7 @@ def test_an_epoch_of_damaged_shards_loses_exactly_what_is_damaged(damaged_datase
         world_size=1,
         device=torch.device("cpu"),
         quarantine=Quarantine(tmp_path, max_fraction=1, epoch_clips=1, rank=0, say=print),
+        order=OrderLog(tmp_path, keep=False),
     )
     batches = stream.train(first_step=0)
     shown = [key for _ in range(run.steps) for key in next(batches).keys]

@@ -23,6 +23,7 @@ from hstvg.runtime.evaluation import evaluate
 from hstvg.runtime.index import read_index, write_index
 from hstvg.runtime.latents import read_lineage
 from hstvg.runtime.launch import run_training
+from hstvg.runtime.order import OrderLog
 from hstvg.runtime.quarantine import Quarantine
 from hstvg.runtime.shard import checksum
 from hstvg.runtime.source_latents import LatentSource
@@ -345,6 +346,7 @@ def stream_of(path: Path, shard=None) -> WorkerStream:
         world_size=1,
         device=torch.device("cpu"),
         quarantine=Quarantine(path, max_fraction=1, epoch_clips=80, rank=0, say=print),
+        order=OrderLog(path, keep=False),
         shard=shard,
     )
 

@@ -153,7 +153,7 @@ def test_any_engine_goes_on_from_any_other(writer, reader, undisturbed):
     _, _, folder = undisturbed(writer)
     losses, want, _ = undisturbed(reader)
     run = start(SETTINGS[reader], seed=1)
-    assert resume(run.engine, run.ema, local(folder)) == 3
+    assert resume(run.engine, run.ema, local(folder))["step"] == 3
     assert run.ema.updates == 3
     got = run.train(3, 6)
     if reader == writer:

@@ -12,7 +12,7 @@ from footage import Good
 from hstvg.runtime.config import DataFacts, RunFacts
 from hstvg.runtime.index import read_index
 from hstvg.runtime.ingest import ingest
-from hstvg.runtime.order import read_records
+from hstvg.runtime.order import OrderLog, read_records
 from hstvg.runtime.quarantine import Quarantine
 from hstvg.runtime.source_folder import FolderSource
 from hstvg.runtime.stream import WorkerStream, open_feed
@@ -61,6 +61,7 @@ def test_every_kind_of_footage_is_taken_or_refused_and_none_stops_the_work(
         world_size=1,
         device=torch.device("cpu"),
         quarantine=Quarantine(tmp_path, max_fraction=0, epoch_clips=1, rank=0, say=print),
+        order=OrderLog(tmp_path, keep=False),
     )
     shown = {key for batch in islice(stream.train(0), 10) for key in batch.keys}
     assert shown == {row["key"] for row in rows if row["split"] == "train"}

@@ -13,6 +13,7 @@ from hstvg.runtime import storage
 from hstvg.runtime.config import DataFacts, RunFacts
 from hstvg.runtime.errors import ConfigError
 from hstvg.runtime.index import read_index
+from hstvg.runtime.order import OrderLog
 from hstvg.runtime.quarantine import Quarantine
 from hstvg.runtime.storage import absolute, exists, join, patiently, read_range
 from hstvg.runtime.stream import WorkerStream, open_feed
@@ -69,6 +70,7 @@ def batches(location: str, folder: Path, count: int = 6) -> list:
         world_size=1,
         device=torch.device("cpu"),
         quarantine=Quarantine(folder, max_fraction=1, epoch_clips=80, rank=0, say=print),
+        order=OrderLog(folder, keep=False),
     )
     got = list(islice(stream.train(0), count))
     assert stream.substitutions() == []

@@ -16,6 +16,7 @@ from hstvg.runtime import stream as stream_module
 from hstvg.runtime.config import DataFacts, RunFacts
 from hstvg.runtime.errors import CommandError, ConfigError
 from hstvg.runtime.index import read_index, write_index
+from hstvg.runtime.order import OrderLog
 from hstvg.runtime.quarantine import Quarantine
 from hstvg.runtime.reader import references
 from hstvg.runtime.stream import WorkerStream, open_feed, ray_dataset
@@ -49,6 +50,7 @@ def worker_stream(
         world_size=world_size,
         device=torch.device("cpu"),
         quarantine=quarantine,
+        order=OrderLog(path, keep=False),
         shard=shard,
     )
 
@@ -401,7 +403,7 @@ def split_in_two(
     num_steps: int,
     *,
     first_step: int = 0,
-    segment: int = 5_000,
+    segment: int = 10_000,
     block_clips: int = 8,
     target_bytes: int = 128 * 2**20,
     buckets: tuple[str, ...] = (),
@@ -428,7 +430,7 @@ def split_in_two(
             failed.append(error)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream_module, "STEPS_PER_SEGMENT", segment)
+        patch.setattr(stream_module, "PASSES_PER_SEGMENT", 2 * segment)
         patch.setattr(DataContext.get_current(), "target_max_block_size", target_bytes)
         dataset = ray_dataset(open_feed(run, data), run, data, 2, first_step)
         dataset.context.execution_options.preserve_order = True
