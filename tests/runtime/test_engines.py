@@ -1,6 +1,5 @@
 """The training state is the same whoever holds it: any engine goes on from any checkpoint."""
 
-import os
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain
@@ -9,9 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 
 from hstvg.runtime.checkpoint import read_manifest
 from hstvg.runtime.engine_deepspeed import DeepSpeedSettings
@@ -247,68 +244,6 @@ def test_a_checkpoint_of_another_format_is_refused(undisturbed, tmp_path):
     (tmp_path / "manifest.json").write_text('{"format": 1, "step": 3, "files": {}}')
     with pytest.raises(CommandError, match="of format 1, and this version goes on from format 2"):
         SavedState(tmp_path)
-
-
-# ---- several ranks ----------------------------------------------------------------------------
-
-
-class SpreadWorker(LocalWorker):
-    """A local worker among several."""
-
-    def __init__(self, run_dir: Path) -> None:
-        super().__init__(run_dir, device=torch.device("cpu"), keep=1)
-        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-
-    def barrier(self) -> None:
-        dist.barrier()
-
-
-def store_at(port: int, **role: bool) -> dist.TCPStore:
-    """Not a FileStore: its ranks poll the file, and starve one another where cores are few."""
-    return dist.TCPStore("127.0.0.1", port, **role)
-
-
-def spread(rank: int, world_size: int, folder: Path, port: int) -> None:
-    """What each rank does: every engine trains, is saved, and goes on from every other."""
-    store = store_at(port, is_master=False)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
-    os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": str(world_size)}
-    mine = {"rank": rank, "world_size": world_size}
-    after_six: dict[str, dict[str, Tensor]] = {}
-    for name, settings in SETTINGS.items():
-        worker = SpreadWorker(folder / name)
-        run = start(settings)
-        run.train(0, 3, **mine)
-        save(3, run.engine, run.ema, worker, {})
-        run.train(3, 6, **mine)
-        after_six[name] = run.tensors()
-    for reader, settings in SETTINGS.items():
-        for writer in dict.fromkeys([reader, "torch", "zero-2"]):  # alike on every rank
-            run = start(settings, seed=1)
-            resume(run.engine, run.ema, SpreadWorker(folder / writer))
-            run.train(3, 6, **mine)
-            if reader == writer:
-                assert_same(run.tensors(), after_six[reader])
-            for key, value in run.tensors().items():
-                assert_close(value, after_six["torch"][key], msg=key)
-    dist.barrier()  # who leaves first takes its connections with it
-    dist.destroy_process_group()
-
-
-def test_ranks_with_odd_parts_hold_the_same_state(undisturbed, tmp_path):
-    store = store_at(0, is_master=True, wait_for_workers=False)
-    spawn(spread, (3, tmp_path, store.port), nprocs=3)
-    want = undisturbed("torch")[1]
-    for name in SETTINGS:
-        folder = tmp_path / name / "checkpoints" / "step_000000003"
-        assert set(read_manifest(folder)["files"]) == {
-            f"state_rank{rank:05d}.safetensors" for rank in range(3)
-        }
-        run = start(SETTINGS["torch"], seed=1)
-        resume(run.engine, run.ema, local(tmp_path / name))
-        run.train(3, 6)
-        for key, value in run.tensors().items():
-            assert_close(value, want[key], msg=f"{name} {key}")
 
 
 def test_the_workers_keep_the_ports(tmp_path):
