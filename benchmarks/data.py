@@ -200,6 +200,7 @@ def stream(data: Path, num_clips: int) -> Iterator[np.ndarray]:
     import torch
 
     from hstvg.runtime.config import DataFacts, RunFacts
+    from hstvg.runtime.order import OrderLog
     from hstvg.runtime.quarantine import Quarantine
     from hstvg.runtime.stream import WorkerStream, open_feed, ray_dataset
 

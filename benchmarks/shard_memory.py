@@ -99,6 +99,7 @@ def facts_of(data: Path):
 def open_stream(data: Path, shard: Any = None):
     import torch
 
+    from hstvg.runtime.order import OrderLog
     from hstvg.runtime.quarantine import Quarantine
     from hstvg.runtime.stream import WorkerStream, open_feed
 
