@@ -8,12 +8,14 @@ velocity  d x / d tau along a path. Not motion.
 motion    displacement in the picture, as a fraction of the frame width per second.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from hstvg.scales import Rung, ScaleSchedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +45,14 @@ class LatentBatch:
 
     latent: Float[Tensor, "B C t h w"]
     """Standardised, as `Tokenizer.encode` gives it."""
-    motion: Float[Tensor, "B 2 t h w"]
-    """Motion channels: pooled to latent cells and compressed, unlike those of a VideoBatch."""
-    motion_confidence: Float[Tensor, "B 1 t h w"]
     captions: tuple[str, ...]
     positions: Int[Tensor, "B"]
     """As those of a VideoBatch."""
     keys: tuple[str, ...]
+    motion: Float[Tensor, "B 2 t h w"] | None = None
+    """Motion channels: pooled to latent cells and compressed, unlike those of a VideoBatch; None
+    where nobody asked for it."""
+    motion_confidence: Float[Tensor, "B 1 t h w"] | None = None
     text: Float[Tensor, "B L D"] | None = None
     """Of the captions, by a frozen text encoder; None where captions are not encoded yet."""
     text_mask: Bool[Tensor, "B L"] | None = None
@@ -84,6 +87,20 @@ class LatentPyramid:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Split:
+    """A latent in the rungs of its schedule, in the order in which they are written."""
+
+    pooled: tuple[Float[Tensor, "B C _t _h _w"], ...]
+    """a_k: what each rung is asked to say."""
+    codes: tuple[Int[Tensor, "B C _t _h _w"], ...]
+    """Its codes per channel; also where the residuals were not quantised."""
+    residuals: tuple[Float[Tensor, "B C _t _h _w"], ...]
+    """r_k: what it said."""
+    states: tuple[Float[Tensor, "B C _t h w"], ...]
+    """z_hat_k of the rung's segment, at full size."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PathSample:
     """A point on a probability path, its two ends and the velocity that joins them."""
 
@@ -105,6 +122,15 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CodePair:
+    """Guessed and true codes of one rung."""
+
+    logits: Float[Tensor, "B C N L"]
+    """Per channel and token, over the L codes of a channel."""
+    codes: Int[Tensor, "B C N"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Posterior:
     """The tokenizer's diagonal Gaussian over latents."""
 
@@ -123,10 +149,18 @@ class Prediction:
     posterior: Posterior | None = None
     coarse: tuple[Pair, ...] = ()
     """Per scale but the last: the codec's z_hat_k against the latent z."""
+    commitment: Pair | None = None
+    """The latent z against what quantisation left of it, z_hat_K."""
+    codes: tuple[CodePair, ...] = ()
+    """Per rung that the next-scale transformer writes."""
+    residuals: tuple[Pair, ...] = ()
+    """Per rung, where its flow head writes values: velocity of what the rung is asked to say."""
     velocity: tuple[Pair, ...] = ()
     """Per level: velocity of the appearance channels."""
     motion: tuple[Pair, ...] = ()
     """Per level: velocity of the motion channels."""
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the model measures of its data: the means over all clips of a step come back to it."""
 
 
 @runtime_checkable
@@ -140,6 +174,50 @@ class Tokenizer(Protocol):
     def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]: ...
 
     def decode(self, z: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]: ...
+
+
+Corrupt = Callable[[Int[Tensor, "B C _t _h _w"], int], Int[Tensor, "B C _t _h _w"]]
+"""(codes, number of the rung) -> the codes that are accumulated in their stead."""
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """Writes a standardised latent as codes, rung by rung, and reads any prefix of them."""
+
+    channels: int
+    schedule: ScaleSchedule
+
+    @property
+    def levels(self) -> int:
+        """L: codes per channel."""
+        ...
+
+    def split(
+        self,
+        z: Float[Tensor, "B C t h w"],
+        *,
+        quantise: bool = True,
+        corrupt: Corrupt | None = None,
+    ) -> Split: ...
+
+    def decode(
+        self, codes: Int[Tensor, "B C _t _h _w"], rung: Rung
+    ) -> Float[Tensor, "B C _t _h _w"]:
+        """What the codes of a rung say."""
+        ...
+
+    def grow(
+        self,
+        state: Float[Tensor, "B C _t h w"],
+        residual: Float[Tensor, "B C _t _h _w"],
+        rung: Rung,
+    ) -> Float[Tensor, "B C _t h w"]:
+        """z_hat_k of a segment from z_hat_{k-1} and what rung k said."""
+        ...
+
+    def deviation(self, rung: Rung) -> Float[Tensor, "C 1 1 1"]:
+        """Of what a rung is asked to say."""
+        ...
 
 
 @runtime_checkable
@@ -171,7 +249,10 @@ class Metric(Protocol):
 
 
 __all__ = [
+    "CodePair",
+    "Codec",
     "Condition",
+    "Corrupt",
     "Estimate",
     "LatentBatch",
     "LatentPyramid",
@@ -180,6 +261,7 @@ __all__ = [
     "PathSample",
     "Posterior",
     "Prediction",
+    "Split",
     "Term",
     "Tokenizer",
     "TrainingBatch",

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hstvg.data.sample import Window
-from hstvg.generator.hierarchical import HierarchicalGenerator
+from hstvg.generator.generator import Generator
 from hstvg.tokenizer.video_tokenizer import VideoTokenizer
 
 FORMAT = 1
@@ -28,13 +28,13 @@ class VideoModel:
     """A tokenizer, the generator trained on it (None after stage 1) and the clip they know."""
 
     tokenizer: VideoTokenizer
-    generator: HierarchicalGenerator | None
+    generator: Generator | None
     window: Window
     step: int
 
     def to(self, device: torch.device) -> "VideoModel":
         self.tokenizer.to(device)
-        if self.generator is not None:
+        if isinstance(self.generator, nn.Module):
             self.generator.to(device)
         return self
 
@@ -106,7 +106,7 @@ def load_model(folder: str | Path) -> VideoModel:
     model = assemble_model(config)
     weights = load_file(folder / "model.safetensors")
     for name, module in {"tokenizer": model.tokenizer, "generator": model.generator}.items():
-        if module is not None:
+        if isinstance(module, nn.Module):
             _load(module, name, weights, folder)
     return model
 

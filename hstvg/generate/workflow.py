@@ -1,4 +1,4 @@
-"""From prompts to clips: condition, sample the latent, decode."""
+"""From prompts to clips: condition, sample the latent, decode, go on from where a block ends."""
 
 from collections.abc import Sequence
 
@@ -8,42 +8,126 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from hstvg.generate.bundle import VideoModel
+from hstvg.generator.generator import Generator, Sampling
 from hstvg.paths.draws import Draws
+from hstvg.scales import upsample
+from hstvg.types import LatentPyramid
 
 
+@torch.no_grad()
 def write_clips(
     model: VideoModel,
     prompts: Sequence[str],
     *,
     seed: int,
     first: int = 0,
-    steps: int = 12,
-    guidance: float = 5.0,
+    settings: Sampling | None = None,
+    num_frames: int | None = None,
+    given: UInt8[np.ndarray, "B Tg H W 3"] | None = None,
     device: torch.device | None = None,
 ) -> UInt8[np.ndarray, "B T H W 3"]:
-    """One block per prompt.
+    """A clip per prompt, block after block, each going on from the last frames of the one before.
 
     The noise of prompt i is that of (seed, first + i): the same whatever else is in the batch.
 
     Args:
-        steps: Euler steps per pyramid level.
-        guidance: classifier-free guidance weight; 1 is none.
+        settings: how to sample; the defaults of `Sampling` if not given.
+        num_frames: one block if not given.
+        given: frames that the clips begin with; the last of them are what is gone on from.
 
     Raises:
-        ValueError: the bundle holds no generator.
+        ValueError: the bundle holds no generator, or one that cannot go on from frames.
     """
-    if model.generator is None:
-        raise ValueError("this is a tokenizer's run; generating needs a run of stage=generator")
+    generator = _generator(model)
     where = device or torch.device("cpu")
     model.to(where)
     draws = Draws(seed, range(first, first + len(prompts)), where)
-    latents = model.generator.sample(prompts, draws, steps=steps, guidance=guidance)
-    z = latents.finest[:, : model.generator.latent_channels]
-    with torch.no_grad():
-        return to_frames(model.tokenizer.decode(z))
+    wanted = num_frames or model.window.num_frames
+    clips = None if given is None else to_pixels(given, where)
+    block = 0
+    while clips is None or clips.shape[2] < wanted:
+        tail = None if clips is None else _tail(clips, model, generator)
+        levels = sample_block(model, prompts, draws.within(f"block/{block}"), settings, tail)
+        fresh = model.tokenizer.decode(levels.finest)
+        if clips is None or tail is None:
+            clips = fresh
+        else:
+            clips = torch.cat([clips, fresh[:, :, tail.shape[2] :]], dim=2)
+        block += 1
+    return to_frames(clips[:, :, :wanted])
+
+
+@torch.no_grad()
+def write_scales(
+    model: VideoModel,
+    prompts: Sequence[str],
+    *,
+    seed: int,
+    settings: Sampling | None = None,
+    device: torch.device | None = None,
+) -> list[UInt8[np.ndarray, "B T H W 3"]]:
+    """One block per prompt as it comes into being: its decoded states, coarse to fine."""
+    where = device or torch.device("cpu")
+    model.to(where)
+    draws = Draws(seed, range(len(prompts)), where).within("block/0")
+    levels = sample_block(model, prompts, draws, settings, None).levels
+    size = _generator(model).latent_size
+    return [to_frames(model.tokenizer.decode(upsample(level, size))) for level in levels]
+
+
+def sample_block(
+    model: VideoModel,
+    prompts: Sequence[str],
+    draws: Draws,
+    settings: Sampling | None,
+    tail: Float[Tensor, "B 3 T H W"] | None,
+) -> LatentPyramid:
+    """The latents of one block, appearance alone.
+
+    Args:
+        tail: pixels that the block begins with.
+    """
+    generator, tokenizer = _generator(model), model.tokenizer
+    given = None if tail is None else tokenizer.encode(tail)
+    sampled = generator.sample(prompts, tokenizer.codec, draws, settings or Sampling(), given)
+    return LatentPyramid(levels=tuple(z[:, : tokenizer.channels] for z in sampled.levels))
 
 
 def to_frames(pixels: Float[Tensor, "B 3 T H W"]) -> UInt8[np.ndarray, "B T H W 3"]:
     """Frames for files and metrics, from pixels in [-1, 1]."""
     scaled = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return scaled.permute(0, 2, 3, 4, 1).cpu().numpy()
+
+
+def to_pixels(
+    frames: UInt8[np.ndarray, "B T H W 3"], device: torch.device
+) -> Float[Tensor, "B 3 T H W"]:
+    """Undo to_frames."""
+    return torch.from_numpy(frames).permute(0, 4, 1, 2, 3).to(device).float() / 127.5 - 1
+
+
+def _generator(model: VideoModel) -> Generator:
+    if model.generator is None:
+        raise ValueError("this is a tokenizer's run; generating needs a run of stage=generator")
+    return model.generator
+
+
+def _tail(
+    clips: Float[Tensor, "B 3 T H W"], model: VideoModel, generator: Generator
+) -> Float[Tensor, "B 3 Tt H W"]:
+    """The last frames of the clips, as many as the generator goes on from.
+
+    They are encoded as the beginning of a clip, which is how the generator knows given frames. A
+    picture that is too short for a group of the tokenizer stands still.
+    """
+    if generator.context_frames == 0:
+        raise ValueError(
+            "this generator writes one block and cannot go on from frames; "
+            "train it with generator.context_frames=1"
+        )
+    alone = int(model.tokenizer.first_alone)
+    count = alone + (generator.context_frames - alone) * model.tokenizer.strides.t
+    missing = count - clips.shape[2]
+    if missing > 0:
+        clips = torch.cat([clips[:, :, :1].expand(-1, -1, missing, -1, -1), clips], dim=2)
+    return clips[:, :, -count:]

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from hstvg.generator.generator import Sampling
 from hstvg.generator.hst_unet import HSTUNet, Kind
 from hstvg.paths.draws import Draws
 from hstvg.paths.pyramid_flow import PyramidFlow
-from hstvg.scales import Scale, ScaleSchedule
+from hstvg.scales import Ladder, Scale
 from hstvg.scene.text import TextEncoder
-from hstvg.types import Condition, LatentPyramid, Pair, PathSample, Prediction
+from hstvg.types import Codec, Condition, LatentBatch, LatentPyramid, Pair, PathSample, Prediction
 
 MOTION_CHANNELS = 2
 
@@ -48,6 +49,8 @@ class HierarchicalGenerator(nn.Module):
         text_dropout: share of clips trained without their caption, for classifier-free guidance.
     """
 
+    context_frames = 0
+
     def __init__(
         self,
         *,
@@ -67,7 +70,7 @@ class HierarchicalGenerator(nn.Module):
         if len(draws) != path.num_levels:
             raise ValueError(f"draws {list(draws)} must name one count per level of the path")
         self.latent_channels = latent_channels
-        self.scales = ScaleSchedule.cubic(latent_size)
+        self.scales = Ladder.cubic(latent_size)
         coarsest, halvings = self.scales.finest(path.num_levels)[0], len(widths) - 1
         if any(size % 2**halvings for size in coarsest):
             raise ValueError(
@@ -94,25 +97,30 @@ class HierarchicalGenerator(nn.Module):
         )
 
     @property
-    def levels(self) -> ScaleSchedule:
+    def levels(self) -> Ladder:
         return self.scales.finest(self.path.num_levels)
 
     @torch.no_grad()
     def example(
         self,
-        z: Float[Tensor, "B C t h w"],
-        motion: Float[Tensor, "B 2 t h w"],
-        confidence: Float[Tensor, "B 1 t h w"],
-        captions: Sequence[str],
+        batch: LatentBatch,
+        codec: Codec,
         draws: Draws,
         known: Condition | None = None,
     ) -> GeneratorExample:
         """Draw times, noises and dropped captions, and place the clips on their paths.
 
         Args:
+            codec: not needed, since no scale is written before the first level.
             known: the captions as the frozen text encoder encodes them, where that is done already.
+
+        Raises:
+            ValueError: the clips came without motion.
         """
-        scales = ScaleSchedule.cubic(z.shape[2:])  # clips of another size are trained on, too
+        z, motion, confidence = batch.latent, batch.motion, batch.motion_confidence
+        if motion is None or confidence is None:
+            raise ValueError("this generator denoises motion; set data.motion=true")
+        scales = Ladder.cubic(z.shape[2:])  # clips of another size are trained on, too
         pyramid = self.path.pyramid(torch.cat([z, motion], dim=1), scales)
         trust = self.path.pyramid(confidence, scales)
         dropped = draws.coins("text_dropout", self.text_dropout)
@@ -123,7 +131,7 @@ class HierarchicalGenerator(nn.Module):
                 paths=paths, confidence=trust.levels, text=known.text, mask=known.text_mask
             )
         ids, mask = self.text.tokenize(
-            ["" if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
+            ["" if drop else caption for caption, drop in zip(batch.captions, dropped, strict=True)]
         )
         return GeneratorExample(
             paths=paths, confidence=trust.levels, ids=ids.to(z.device), mask=mask.to(z.device)
@@ -172,14 +180,20 @@ class HierarchicalGenerator(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self, captions: Sequence[str], draws: Draws, *, steps: int, guidance: float
+        self,
+        captions: Sequence[str],
+        codec: Codec,
+        draws: Draws,
+        settings: Sampling,
+        given: Float[Tensor, "B C r h w"] | None = None,
     ) -> LatentPyramid:
-        """Latents (appearance and motion channels) for captions, by guided Euler steps.
+        """Latents for captions, by guided Euler steps; their motion channels come last.
 
-        Args:
-            steps: per level.
-            guidance: weight of classifier-free guidance (arXiv 2207.12598); 1 is none.
+        Raises:
+            ValueError: latent frames are given, which this generator cannot continue.
         """
+        if given is not None:
+            raise ValueError("this generator cannot continue given frames")
         ids, mask = (part.to(draws.device) for part in self.text.tokenize([*captions, ""]))
         both = self.condition(ids, mask)
         condition = Condition(text=both.text[:-1], text_mask=both.text_mask[:-1])
@@ -191,16 +205,16 @@ class HierarchicalGenerator(nn.Module):
 
         def velocity(x: Tensor, tau: Tensor, level: int) -> Tensor:
             guided = self.unet(x, tau, level, condition)
-            if guidance == 1:
+            if settings.guidance == 1:
                 return guided
             free = self.unet(x, tau, level, nothing)
-            return free + guidance * (guided - free)
+            return free + settings.guidance * (guided - free)
 
         noises = [
             draws.normal(f"sample/{level}", channels, *scale)
             for level, scale in enumerate(self.levels)
         ]
-        return self.path.sample(velocity, self.scales, noises, steps=steps)
+        return self.path.sample(velocity, self.scales, noises, steps=settings.steps)
 
     @property
     def latent_size(self) -> Scale:

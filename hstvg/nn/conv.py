@@ -12,6 +12,13 @@ from hstvg.nn.norm import ChannelNorm
 Layer = TypeVar("Layer", nn.Conv3d, nn.Linear)
 
 
+class TimeCache(dict[nn.Module, Tensor]):
+    """What each causal layer remembers of the frames before, while a video goes through in chunks.
+
+    One belongs to one pass over one video; empty, it stands for the video's beginning.
+    """
+
+
 class FactorisedConv(nn.Module):
     """A 3x3 convolution inside each frame followed by one of 3 over frames.
 
@@ -25,10 +32,22 @@ class FactorisedConv(nn.Module):
         self.time = nn.Conv3d(channels_out, channels_out, (3, 1, 1))
         self.time_padding = (2, 0) if causal else (1, 1)
 
-    def forward(self, x: Float[Tensor, "B Ci t h w"]) -> Float[Tensor, "B Co t h w"]:
+    def forward(
+        self, x: Float[Tensor, "B Ci t h w"], past: TimeCache | None = None
+    ) -> Float[Tensor, "B Co t h w"]:
+        """Args:
+        past: of a causal layer, whose frames come in chunks.
+        """
         # Channels last: the norms and attentions around read a position's channels together.
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        return self.time(F.pad(self.space(x), (0, 0, 0, 0, *self.time_padding)))
+        x = self.space(x)
+        if past is None or self not in past:
+            x = F.pad(x, (0, 0, 0, 0, *self.time_padding))
+        else:
+            x = torch.cat([past[self], x], dim=2)
+        if past is not None:
+            past[self] = x[:, :, -2:].clone()  # a view would keep the whole chunk
+        return self.time(x)
 
 
 class ResidualBlock(nn.Module):
@@ -42,9 +61,11 @@ class ResidualBlock(nn.Module):
         self.conv2 = FactorisedConv(channels, channels, causal=causal)
         zero_init(self.conv2.time)
 
-    def forward(self, x: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B C t h w"]:
-        residual = self.conv1(F.silu(self.norm1(x)))
-        return x + self.conv2(F.silu(self.norm2(residual)))
+    def forward(
+        self, x: Float[Tensor, "B C t h w"], past: TimeCache | None = None
+    ) -> Float[Tensor, "B C t h w"]:
+        residual = self.conv1(F.silu(self.norm1(x)), past)
+        return x + self.conv2(F.silu(self.norm2(residual)), past)
 
 
 def zero_init(layer: Layer) -> Layer:

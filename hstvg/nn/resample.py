@@ -1,7 +1,9 @@
 """Exchange of resolution for channels, and the learned steps between two resolutions."""
 
+from math import sqrt
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -33,6 +35,20 @@ def from_depth(x: Float[Tensor, "B Cf t h w"], factor: Factor) -> Float[Tensor, 
     C = Cf // factor.volume
     x = x.reshape(B, C, t, h, w, T, H, W)
     return x.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(B, C, T * t, H * h, W * w)
+
+
+def haar(x: Float[Tensor, "B Cf t h w"], factor: Factor) -> Float[Tensor, "B Cf t h w"]:
+    """The Haar wavelet coefficients of blocks that `to_depth` folded; its own inverse.
+
+    Args:
+        factor: 1 or 2 per axis.
+    """
+    turn = torch.ones(1, 1, device=x.device, dtype=x.dtype)
+    step = torch.tensor([[1.0, 1.0], [1.0, -1.0]], device=x.device, dtype=x.dtype) / sqrt(2)
+    for n in factor:
+        turn = torch.kron(turn, step) if n == 2 else turn
+    blocks = x.unflatten(1, (-1, factor.volume))
+    return torch.einsum("ij,bcj...->bci...", turn, blocks).flatten(1, 2)
 
 
 class Down(nn.Module):

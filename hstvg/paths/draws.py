@@ -22,10 +22,17 @@ class Draws:
             device sees the same ones.
     """
 
-    def __init__(self, seed: int, positions: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self, seed: int, positions: Sequence[int], device: torch.device, scope: str = ""
+    ) -> None:
         self.seed = seed
+        self.scope = scope
         self.positions = [int(position) for position in positions]
         self.device = device
+
+    def within(self, scope: str) -> "Draws":
+        """Other numbers for the same clips: those of a part of the work."""
+        return Draws(self.seed, self.positions, self.device, f"{self.scope}{scope}/")
 
     def normal(self, purpose: str, *shape: int) -> Float[Tensor, "B *shape"]:
         """Standard normal, `shape` per clip."""
@@ -48,7 +55,7 @@ class Draws:
     def _rows(self, purpose: str, draw: Callable[[torch.Generator], Tensor]) -> list[Tensor]:
         rows = []
         for position in self.positions:
-            seed = seed_of(self.seed, position, purpose)
+            seed = seed_of(self.seed, position, self.scope + purpose)
             rows.append(draw(torch.Generator().manual_seed(seed)))
         return rows
 

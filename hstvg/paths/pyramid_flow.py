@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hstvg.scales import Scale, ScaleSchedule, null_space, pool, upsample
+from hstvg.scales import Ladder, Scale, null_space, pool, upsample
 from hstvg.types import LatentPyramid, PathSample
 
 Velocity = Callable[[Tensor, Tensor, int], Tensor]
@@ -50,7 +50,7 @@ class PyramidFlow:
     def num_levels(self) -> int:
         return len(self.ends)
 
-    def pyramid(self, z: Float[Tensor, "B C t h w"], scales: ScaleSchedule) -> LatentPyramid:
+    def pyramid(self, z: Float[Tensor, "B C t h w"], scales: Ladder) -> LatentPyramid:
         """z pooled to every level, coarse to fine."""
         return LatentPyramid(
             levels=tuple(pool(z, scale) for scale in scales.finest(self.num_levels))
@@ -106,7 +106,7 @@ class PyramidFlow:
     def sample(
         self,
         velocity: Velocity,
-        scales: ScaleSchedule,
+        scales: Ladder,
         noises: Sequence[Float[Tensor, "B C _t _h _w"]],
         *,
         steps: int,

@@ -153,13 +153,24 @@ class GenerateSchema:
     out: str = MISSING
     duration_s: float | None = None
     """null writes one block, the length the generator was trained on."""
-    kappa: int = 0
-    """Last scale written by the next-scale transformer; 0 leaves all scales to the denoiser."""
+    kappa: int | None = None
+    """Last scale that the next-scale transformer writes; 0 leaves all scales to the denoiser. null
+    takes what the run was trained for."""
+    given: str | None = None
+    """Picture or video that the clips begin with."""
+    show_scales: bool = False
+    """Write every state on the way to the video, a row each, coarse to fine."""
     seed: int = 0
     steps: int = 12
-    """Euler steps per pyramid level."""
+    """Euler steps: per pyramid level of a denoiser, per scale of a flow head."""
     guidance: float = 5.0
     """Classifier-free guidance weight; 1 turns it off."""
+    temperature: float = 1.0
+    """Of code probabilities; 0 takes the likeliest."""
+    top_k: int = 0
+    """Codes per channel to draw from; 0 is all."""
+    top_p: float = 1.0
+    """Draw from the likeliest codes that have this probability together."""
     batch: int = 16
     upscale: int = 1
     """Whole-number nearest-neighbour enlargement of the written video."""
@@ -185,6 +196,9 @@ class EvaluateSchema:
     """Clips kept as real | reconstruction | sample rows."""
     steps: int = 12
     guidance: float = 5.0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
     seed: int = 0
     batch: int = 32
     device: str = "auto"

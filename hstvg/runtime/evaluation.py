@@ -14,6 +14,7 @@ from hstvg.data.sample import Window
 from hstvg.data.video import encode_video
 from hstvg.generate.bundle import VideoModel
 from hstvg.generate.workflow import to_frames, write_clips
+from hstvg.generator.generator import Sampling
 from hstvg.metrics.control import CHANCE, ControlAccuracy
 from hstvg.metrics.reconstruction import Reconstruction
 from hstvg.runtime.assemble import open_run
@@ -68,7 +69,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         "step": model.step,
         "data": {"path": index.root, "index": index.hash},
         "num_clips": len(cases),
-        "settings": {name: config[name] for name in ("steps", "guidance", "seed")},
+        "settings": {**asdict(Sampling.of(config)), "seed": config["seed"]},
         "tokenizer": _tokenizer_scores(cases),
     }
     if model.generator is not None and all(_is_shape_world(case.caption) for case in cases):
@@ -123,8 +124,7 @@ def _cases(
                     captions,
                     seed=config["seed"],
                     first=int(part[0]),
-                    steps=config["steps"],
-                    guidance=config["guidance"],
+                    settings=Sampling.of(config),
                     device=device,
                 )
             )

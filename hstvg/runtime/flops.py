@@ -56,14 +56,15 @@ def dry_run(config: Mapping[str, Any]) -> str:
     run, data = config["run"], config["data"]
     micro_batches = run["global_batch"] // run["micro_batch"]
     operations = _count(config, stage) * micro_batches
-    scales = " ".join(f"{scale}({scale.volume})" for scale in frozen.scales)
+    rungs = sum(rung.scale.volume for rung in frozen.schedule.rungs)
     lines = [
         f"stage            {config['stage']['name']}",
         f"clip             {data['num_frames']} frames {data['height']}x{data['width']} "
         f"at {data['fps']:g} fps",
         f"latent           {frozen.channels} channels x {frozen.latent_size} "
         f"= {frozen.latent_size.volume} tokens",
-        f"scales           {scales} = {sum(scale.volume for scale in frozen.scales)} tokens",
+        f"scales           {frozen.schedule} = {rungs} tokens of {frozen.codec.levels} codes per "
+        "channel",
         f"parameters       {trained:,} trained"
         + (f", {_size(frozen):,} frozen in the tokenizer" if config["generator"] else ""),
         f"operations       {operations / 1e12:.4g} TFLOP per step "

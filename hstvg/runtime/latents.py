@@ -18,10 +18,11 @@ from hstvg.runtime.index import DatasetIndex
 from hstvg.runtime.lineage import file_hash
 from hstvg.runtime.source_latents import LatentSource
 from hstvg.runtime.storage import exists, join, open_file
+from hstvg.scales import ScaleSchedule
 from hstvg.scene.text import MAX_TOKENS
 
 KIND = "latents"
-FORMAT = 1
+FORMAT = 2
 """Of the encoding: to be raised when the same clip and tokenizer give other members."""
 CROP = "cover, centre"
 """How clips are brought to the window; see hstvg.data.decode."""
@@ -51,8 +52,8 @@ class Lineage:
     """Folder of the tokenizer's run."""
     weights: str
     """Digest of the tokenizer's model.safetensors."""
-    scales: list[list[int]]
-    """Of the tokenizer's latent, coarse to fine: t, h, w each."""
+    schedule: list[list[list[int]]]
+    """Of the tokenizer's latent: segments of scales, coarse to fine, t, h, w each."""
     channels: int
     num_frames: int
     fps: float
@@ -70,7 +71,7 @@ class Lineage:
 
     @property
     def layout(self) -> LatentLayout:
-        t, h, w = self.scales[-1]
+        t, h, w = ScaleSchedule(self.schedule).size
         return LatentLayout(
             windows=self.windows,
             channels=self.channels,
@@ -102,8 +103,8 @@ def read_lineage(root: str | Path) -> Lineage | None:
         facts = record[KIND]
         text = TextLineage(**facts["text"]) if facts["text"] else None
         lineage = Lineage(**{**facts, "text": text})
-        if lineage.dtype not in DTYPES or len(lineage.scales[-1]) != 3:
-            raise ValueError("no such dtype or scales")
+        if lineage.dtype not in DTYPES or not lineage.layout.channels:
+            raise ValueError("no such dtype or channels")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"{file} is damaged ({cause}); make the data set again") from error
@@ -124,7 +125,7 @@ def tokenizer_facts(run: str | Path, window: Mapping[str, Any], node: Any) -> di
     return {
         "format": FORMAT,
         "weights": file_hash(Path(run) / "export" / "model.safetensors"),
-        "scales": [list(scale) for scale in tokenizer.scales],
+        "schedule": [[list(scale) for scale in ladder] for ladder in tokenizer.schedule],
         "channels": tokenizer.channels,
         **{name: window[name] for name in ("num_frames", "fps", "height", "width")},
         "crop": CROP,

@@ -12,7 +12,7 @@ import yaml
 from torch import Tensor
 
 from hstvg.data.video import encode_video
-from hstvg.generate.bundle import VideoModel, assemble_model, load_model, save_model
+from hstvg.generate.bundle import VideoModel, load_model, save_model
 from hstvg.generate.workflow import to_frames, write_clips
 from hstvg.runtime import flops, preflight
 from hstvg.runtime.assemble import (
@@ -117,7 +117,7 @@ def run_worker(config: dict[str, Any], worker: Worker, shard: Any) -> None:
     tracker = _tracker(config, worker)
 
     def publish(weights: dict[str, Tensor], step: int) -> None:
-        model = export(config, stage, weights, step, stream)
+        model = export(config, stage, weights, step)
         show_samples(model, step, run.sample_clips, stream, tracker)
 
     try:
@@ -141,9 +141,8 @@ def export(
     stage: Any,
     weights: Mapping[str, Tensor],
     step: int,
-    stream: WorkerStream,
 ) -> VideoModel:
-    """Write the averaged weights as a bundle and load it; a tokenizer is calibrated first."""
+    """Write the averaged weights as a bundle and load it."""
     window = {name: config["data"][name] for name in ("num_frames", "fps", "height", "width")}
     node = {
         "stage": config["stage"]["name"],
@@ -153,12 +152,7 @@ def export(
         "generator": config["generator"],
     }
     whole = dict(weights)
-    if config["stage"]["name"] == "tokenizer":
-        model = assemble_model(node).tokenizer
-        model.load_state_dict({k.removeprefix("tokenizer."): v for k, v in whole.items()})
-        model.calibrate([_pixels(batch).cpu() for batch in stream.all_held_out()])
-        whole = {f"tokenizer.{name}": value for name, value in model.state_dict().items()}
-    else:
+    if config["stage"]["name"] == "generator":
         frozen = stage.tokenizer.state_dict()
         whole |= {f"tokenizer.{name}": value.cpu() for name, value in frozen.items()}
     folder = Path(config["run_dir"]) / "export"

@@ -198,17 +198,10 @@ class WorkerStream:
 
     def held_out(self) -> Iterator[TrainingBatch]:
         """`validate_clips` clips of the val split, dealt to the workers in whole micro-batches."""
-        return self._held_out(self.rank, self.world_size)
-
-    def all_held_out(self) -> Iterator[TrainingBatch]:
-        """The held-out clips of all workers together."""
-        return self._held_out(0, 1)
-
-    def _held_out(self, rank: int, world_size: int) -> Iterator[TrainingBatch]:
         reader, table = self._held_out_source
         micro = self.run.micro_batch
-        for i in range(max(1, self.run.validate_clips // (micro * world_size))):
-            first = (i * world_size + rank) * micro
+        for i in range(max(1, self.run.validate_clips // (micro * self.world_size))):
+            first = (i * self.world_size + self.rank) * micro
             positions = np.arange(first, first + micro)
             rows = table.take(positions % len(table))
             arrays = reader(references(rows, positions, len(self.feed.plan.buckets)))  # the base

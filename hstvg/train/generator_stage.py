@@ -1,9 +1,12 @@
 """Stage 2: train the generator on the latents of a frozen tokenizer, encoded now or before."""
 
-import torch
-from torch import nn
+from collections.abc import Mapping
+from typing import Any
 
-from hstvg.generator.hierarchical import GeneratorExample, HierarchicalGenerator
+import torch
+from torch import Tensor, nn
+
+from hstvg.generator.generator import Generator
 from hstvg.generator.motion import motion_channels
 from hstvg.paths.draws import Draws
 from hstvg.scales import Scale
@@ -12,9 +15,9 @@ from hstvg.types import Condition, LatentBatch, Prediction, TrainingBatch, Video
 
 
 class GeneratorStage(nn.Module):
-    """Predicts velocities of appearance and motion for the objective of stage 2."""
+    """Predicts what the objective of stage 2 compares, by whatever generator."""
 
-    def __init__(self, *, generator: HierarchicalGenerator, tokenizer: VideoTokenizer) -> None:
+    def __init__(self, *, generator: Generator, tokenizer: VideoTokenizer) -> None:
         super().__init__()
         self.generator = generator
         # In a tuple, so that it is no submodule: neither trained, nor sharded, nor saved again.
@@ -25,33 +28,31 @@ class GeneratorStage(nn.Module):
         return self._frozen[0]
 
     @torch.no_grad()
-    def example(self, batch: TrainingBatch, draws: Draws) -> GeneratorExample:
+    def example(self, batch: TrainingBatch, draws: Draws) -> Any:
         if isinstance(batch, VideoBatch):
             batch = encode_batch(self.tokenizer.to(batch.pixels.device), batch)
         known = None
         # An encoder that is trained along has to see the captions themselves.
         if self.generator.text.frozen and batch.text is not None and batch.text_mask is not None:
             known = Condition(text=batch.text, text_mask=batch.text_mask)
-        return self.generator.example(
-            batch.latent, batch.motion, batch.motion_confidence, batch.captions, draws, known
-        )
+        return self.generator.example(batch, self.tokenizer.codec, draws, known)
 
-    def forward(self, example: GeneratorExample) -> Prediction:
+    def forward(self, example: Any) -> Prediction:
         return self.generator(example)
+
+    def observe(self, statistics: Mapping[str, Tensor]) -> dict[str, float]:
+        """Nothing is measured: the tokenizer is frozen."""
+        return {}
 
 
 @torch.no_grad()
 def encode_batch(tokenizer: VideoTokenizer, batch: VideoBatch) -> LatentBatch:
-    """The latents of clips and their motion channels: what a generator trains on.
-
-    Raises:
-        ValueError: the clips came without motion.
-    """
-    if batch.motion is None or batch.motion_confidence is None:
-        raise ValueError("the generator denoises motion; set data.motion=true")
+    """The latents of clips and, where there is motion, its channels: what a generator trains on."""
     z = tokenizer.encode(batch.pixels)
-    size = Scale(*z.shape[2:])
-    motion, confidence = motion_channels(batch.motion, batch.motion_confidence, size)
+    motion = confidence = None
+    if batch.motion is not None and batch.motion_confidence is not None:
+        size = Scale(*z.shape[2:])
+        motion, confidence = motion_channels(batch.motion, batch.motion_confidence, size)
     return LatentBatch(
         latent=z,
         motion=motion,

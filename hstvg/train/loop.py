@@ -75,8 +75,9 @@ def train(
         step += 1
         lr = _learning_rate(facts, step)
         sums, waited_s = accumulate(facts, stage, objective, engine, worker, batches)
-        values = share(step, sums, worker, stream)
+        values, statistics = share(step, sums, worker, stream)
         grad_norm = engine.step(lr)
+        values |= stage.observe(statistics)
         ema.update(engine.weights())
 
         before, samples = samples, stream.state(step)["samples"]
@@ -107,7 +108,8 @@ def accumulate(
     worker: Worker,
     batches: Iterator[TrainingBatch],
 ) -> tuple[dict[str, Tensor], float]:
-    """Gradients of one step; this worker's loss, term by term, and the seconds waited."""
+    """Gradients of one step; this worker's loss, term by term, what the model measured of the data,
+    and the seconds waited."""
     sums: dict[str, Tensor] = {}
     waited_s = 0.0
     for _ in range(facts.accumulation):
@@ -120,21 +122,28 @@ def accumulate(
         prediction = engine(stage.example(batch, draws))
         loss, terms = objective(prediction, batch)
         engine.backward(loss)
-        for name, value in {"loss": loss.detach(), **_named("loss", terms)}.items():
+        means = {"loss": loss.detach(), **_named("loss", terms), **prediction.statistics}
+        for name, value in means.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value / facts.accumulation
     return sums, waited_s
 
 
-def share(step: int, sums: dict[str, Tensor], worker: Worker, stream: Stream) -> dict[str, float]:
-    """The values of a step as means of all workers; damaged samples are told to all of them."""
+def share(
+    step: int, sums: dict[str, Tensor], worker: Worker, stream: Stream
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """The values of a step as means of all workers, single ones apart from measured tensors;
+    damaged samples are told to all of them."""
     found = stream.substitutions()
     sums["data/substituted"] = torch.tensor(float(len(found)), device=worker.device)
-    means = worker.mean(torch.stack(list(sums.values())).float())
-    values = dict(zip(sums, means.tolist(), strict=True))
+    sizes = [value.numel() for value in sums.values()]
+    means = worker.mean(torch.cat([value.reshape(-1).float() for value in sums.values()]))
+    parts = dict(zip(sums, means.split(sizes), strict=True))
+    values = {name: float(part) for name, part in parts.items() if sums[name].ndim == 0}
+    statistics = {name: parts[name].view(sums[name].shape) for name in parts if name not in values}
     values["data/substituted"] = round(values["data/substituted"] * worker.world_size)
     if values["data/substituted"]:  # rare, so their names are worth a second exchange
         stream.quarantine(worker.gather(found), step)
-    return values
+    return values, statistics
 
 
 def seed_dropout(seed: int, position: int) -> None:

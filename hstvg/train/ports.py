@@ -32,6 +32,11 @@ class Stage(Protocol):
 
     def __call__(self, example: Any) -> Prediction: ...
 
+    def observe(self, statistics: Mapping[str, Tensor]) -> dict[str, float]:
+        """After a step: take in the means over all clips of what was measured of them in
+        `Prediction.statistics`, the same on all ranks; returns what is worth logging."""
+        ...
+
     def train(self, mode: bool = True) -> Any:
         """As of nn.Module: dropout and the like on, or off."""
         ...

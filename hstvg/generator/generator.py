@@ -1,0 +1,77 @@
+"""What every generator can do, and how it is told to sample."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from hstvg.paths.draws import Draws
+from hstvg.scales import Scale
+from hstvg.scene.text import TextEncoder
+from hstvg.types import Codec, Condition, LatentBatch, LatentPyramid, Prediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How to sample; each generator reads what concerns it."""
+
+    steps: int = 12
+    """Euler steps: per pyramid level of a denoiser, per rung of a flow head."""
+    guidance: float = 5.0
+    """Weight of classifier-free guidance (arXiv 2207.12598); 1 is none. Of a next-scale transformer
+    that of the last rung, to which it rises evenly from 1."""
+    temperature: float = 1.0
+    """Of code probabilities; 0 takes the likeliest."""
+    top_k: int = 0
+    """Codes per channel to draw from, the likeliest first; 0 is all."""
+    top_p: float = 1.0
+    """Draw from the likeliest codes that have this probability together."""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Sampling":
+        """Those of a config that has keys of these names."""
+        return cls(**{field.name: config[field.name] for field in fields(cls)})
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Learns to make latents from conditions, and makes them."""
+
+    @property
+    def latent_size(self) -> Scale:
+        """Of one block."""
+        ...
+
+    text: TextEncoder
+    context_frames: int
+    """Latent frames that a block may be given to begin with; 0 if none."""
+
+    def example(
+        self, batch: LatentBatch, codec: Codec, draws: Draws, known: Condition | None = None
+    ) -> Any:
+        """A batch as it is trained on, without gradient.
+
+        Args:
+            known: the captions as the frozen text encoder encodes them, where that is done already.
+        """
+        ...
+
+    def __call__(self, example: Any) -> Prediction: ...
+
+    def sample(
+        self,
+        captions: Sequence[str],
+        codec: Codec,
+        draws: Draws,
+        settings: Sampling,
+        given: Float[Tensor, "B C r h w"] | None = None,
+    ) -> LatentPyramid:
+        """Latents for captions, coarse to fine.
+
+        Args:
+            given: standardised latent frames that the clips begin with; the generator must know
+                how to continue.
+        """
+        ...
