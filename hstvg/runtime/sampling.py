@@ -8,6 +8,7 @@ import numpy as np
 
 from hstvg.data.video import encode_gif, encode_video
 from hstvg.generate.workflow import write_clips
+from hstvg.generator.generator import Sampling
 from hstvg.runtime.assemble import open_run
 from hstvg.runtime.errors import ConfigError
 from hstvg.runtime.worker_local import pick_device
@@ -39,8 +40,7 @@ def generate(config: dict[str, Any]) -> list[Path]:
             prompts[part],
             seed=config["seed"],
             first=first,
-            steps=config["steps"],
-            guidance=config["guidance"],
+            settings=Sampling.of(config),
             device=device,
         )
         for clip, file, prompt in zip(clips, files[part], prompts[part], strict=True):
