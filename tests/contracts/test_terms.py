@@ -15,6 +15,7 @@ from hstvg.objective.flow import FlowTerm
 from hstvg.objective.kl import KLTerm
 from hstvg.objective.reconstruction import ReconstructionTerm
 from hstvg.objective.temporal import TemporalTerm
+from hstvg.objective.wavelet import WaveletTerm
 from hstvg.types import Pair, Posterior, Prediction, Term, VideoBatch
 
 SHAPE = (4, 4, 3, 2, 2)
@@ -49,6 +50,7 @@ ALL_TERMS = [
     Case(KLTerm(), lambda g, t: Prediction(posterior=posterior(g, t))),
     Case(ReconstructionTerm(), lambda g, t: Prediction(pixels=pair(g, t))),
     Case(TemporalTerm(), lambda g, t: Prediction(pixels=pair(g, t))),
+    Case(WaveletTerm(), lambda g, t: Prediction(pixels=pair(g, t))),
 ]
 
 each_term = pytest.mark.parametrize(
