@@ -9,7 +9,7 @@ ScaleSchedule   the ladders of a whole latent, one segment of its frames after a
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -150,7 +150,12 @@ class ScaleSchedule(tuple[Ladder, ...]):
 
         Args:
             first_alone: the first latent frame is a segment of its own: an image.
+
+        Raises:
+            ValueError: there is no such kind.
         """
+        if kind not in get_args(ScheduleKind):
+            raise ValueError(f"schedule={kind}: choose from {', '.join(get_args(ScheduleKind))}")
         t, h, w = size
         frame = Ladder.cubic((1, h, w))
         if kind == "frames":
@@ -197,7 +202,7 @@ class ScaleSchedule(tuple[Ladder, ...]):
         and the last is repeated as often as the frames ask for: an image has the first alone.
 
         Raises:
-            ValueError: the rungs or the segments would not be whole.
+            ValueError: the rungs or the segments would not be whole, or not of the same kinds.
         """
         if tuple(size) == self.size:
             return self
@@ -210,7 +215,10 @@ class ScaleSchedule(tuple[Ladder, ...]):
             raise ValueError(
                 f"{t} latent frames are not {first.last.t} and whole segments of {last.last.t}"
             )
-        return ScaleSchedule([first, *[last] * repeats])
+        resized = ScaleSchedule([first, *[last] * repeats])
+        if repeats and len(resized.ladders) != len(self.ladders):
+            raise ValueError(f"{self} has no kinds of rung for a latent of {Scale(*size)}")
+        return resized
 
     def __str__(self) -> str:
         return " | ".join(" ".join(map(str, ladder)) for ladder in self)
