@@ -30,7 +30,10 @@ class Statistic(nn.Module):
         self.value += (value.to(self.value) - self.value) / self.count.clamp_max(MEMORY)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Move with the model, but never take its lower precision: increments would vanish."""
-        return super()._apply(
-            lambda t: fn(t).to(torch.float32) if fn(t).dtype != torch.float32 else fn(t), recurse
-        )
+        """Move with the model, but never through its lower precision: increments would vanish."""
+
+        def move(t: Tensor) -> Tensor:
+            moved = fn(t)
+            return moved if moved.dtype == t.dtype else t.to(moved.device)
+
+        return super()._apply(move, recurse)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from hstvg.nn.conv import FactorisedConv, ResidualBlock, zero_init
+from hstvg.nn.conv import FactorisedConv, ResidualBlock, TimeCache, zero_init
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +62,42 @@ def test_causal_layers_do_not_see_the_future(layer, frame):
     before, after = layer(x), layer(changed)
     assert torch.equal(before[:, :, :frame], after[:, :, :frame])
     assert not torch.equal(before[:, :, frame], after[:, :, frame])
+
+
+@pytest.mark.parametrize("lengths", [(6,), (1, 5), (5, 1), (2, 1, 3), (1, 1, 1, 1, 1, 1)])
+@pytest.mark.parametrize(
+    "layer", [FactorisedConv(3, 3, causal=True), awake(ResidualBlock(3, causal=True))]
+)
+@torch.no_grad()
+def test_chunks_give_what_the_whole_does(layer, lengths):
+    x, past = torch.randn(2, 3, 6, 4, 4), TimeCache()
+    chunks = [layer(chunk, past) for chunk in x.split(lengths, dim=2)]
+    assert [chunk.shape[2] for chunk in chunks] == list(lengths)
+    assert torch.allclose(torch.cat(chunks, dim=2), layer(x), atol=1e-5)
+
+
+def test_a_cache_by_hand():
+    """Of frames 1, 10 | 100: the second chunk knows both frames before it."""
+    conv, past = taps(causal=True), TimeCache()
+    first = torch.tensor([1.0, 10.0]).reshape(1, 1, 2, 1, 1)
+    last = torch.tensor([100.0]).reshape(1, 1, 1, 1, 1)
+    assert conv(first, past).flatten().tolist() == [3, 32]
+    assert past[conv].flatten().tolist() == [1, 10]
+    assert conv(last, past).flatten().tolist() == [321]
+    assert past[conv].flatten().tolist() == [10, 100]
+    assert conv(last, TimeCache()).flatten().tolist() == [300]
+
+
+def test_a_cache_keeps_two_frames_and_not_their_chunk():
+    conv, past = taps(causal=True), TimeCache()
+    conv(torch.randn(1, 1, 16, 4, 4), past)
+    assert past[conv].untyped_storage().nbytes() == 2 * 4 * 4 * 4
+
+
+def test_two_layers_remember_each_its_own():
+    block, past = awake(ResidualBlock(3, causal=True)), TimeCache()
+    block(torch.randn(1, 3, 2, 4, 4), past)
+    assert set(past) == {block.conv1, block.conv2}
 
 
 def test_a_layer_that_is_not_causal_does():
