@@ -8,7 +8,7 @@ velocity  d x / d tau along a path. Not motion.
 motion    displacement in the picture, as a fraction of the frame width per second.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -176,8 +176,9 @@ class Tokenizer(Protocol):
     def decode(self, z: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]: ...
 
 
-Corrupt = Callable[[Int[Tensor, "B C _t _h _w"], int], Int[Tensor, "B C _t _h _w"]]
-"""(codes, number of the rung) -> the codes that are accumulated in their stead."""
+Corrupt = Callable[[Tensor, int], Tensor]
+"""(codes [B, C, t, h, w], number of the rung) -> the codes that are accumulated in their stead; or
+residuals, where these are not quantised."""
 
 
 @runtime_checkable
@@ -213,6 +214,12 @@ class Codec(Protocol):
         rung: Rung,
     ) -> Float[Tensor, "B C _t h w"]:
         """z_hat_k of a segment from z_hat_{k-1} and what rung k said."""
+        ...
+
+    def pyramid(
+        self, states: Sequence[Float[Tensor, "B C _t h w"]], size: Sequence[int]
+    ) -> LatentPyramid:
+        """States of all rungs, each of its segment, as those of the whole latent."""
         ...
 
     def deviation(self, rung: Rung) -> Float[Tensor, "C 1 1 1"]:

@@ -66,11 +66,7 @@ def assemble_model(config: Mapping[str, Any]) -> VideoModel:
     tokenizer = assemble(config["tokenizer"])
     generator = None
     if config["generator"] is not None:
-        generator = assemble(
-            config["generator"],
-            latent_channels=tokenizer.channels,
-            latent_size=tuple(tokenizer.latent_size),
-        )
+        generator = assemble(config["generator"], codec=tokenizer.codec)
     return VideoModel(
         tokenizer=tokenizer,
         generator=generator,

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from hstvg.generator.generator import Sampling
 from hstvg.generator.hst_unet import HSTUNet, Kind
+from hstvg.generator.told import Told, encode_nothing, read_prompts, tell
 from hstvg.paths.draws import Draws
 from hstvg.paths.pyramid_flow import PyramidFlow
 from hstvg.scales import Ladder, Scale
@@ -31,19 +31,14 @@ class GeneratorExample:
     """Per level, coarse to fine; `draws[level]` consecutive rows belong to one clip."""
     confidence: tuple[Float[Tensor, "B 1 _t _h _w"], ...]
     """Per level: trust in the motion channels."""
-    mask: Bool[Tensor, "B L"]
-    ids: Int[Tensor, "B L"] | None = None
-    """Tokens of the captions; None where they are encoded already."""
-    text: Float[Tensor, "B L D"] | None = None
-    """The captions, encoded; else None."""
+    told: Told
 
 
 class HierarchicalGenerator(nn.Module):
     """The generator of stage 2.
 
     Args:
-        latent_channels: C of the tokenizer.
-        latent_size: (t, h, w) of one block's latent.
+        codec: of the tokenizer whose latents are made; read for their size alone.
         draws: points per clip and step on each level's path, coarse to fine; coarse levels are
             cheap and decide the motion, so they may get more.
         text_dropout: share of clips trained without their caption, for classifier-free guidance.
@@ -54,8 +49,7 @@ class HierarchicalGenerator(nn.Module):
     def __init__(
         self,
         *,
-        latent_channels: int,
-        latent_size: Sequence[int],
+        codec: Codec,
         path: PyramidFlow,
         text: TextEncoder,
         draws: Sequence[int] = (2, 1),
@@ -69,8 +63,8 @@ class HierarchicalGenerator(nn.Module):
         super().__init__()
         if len(draws) != path.num_levels:
             raise ValueError(f"draws {list(draws)} must name one count per level of the path")
-        self.latent_channels = latent_channels
-        self.scales = Ladder.cubic(latent_size)
+        self.latent_channels = codec.channels
+        self.scales = Ladder.cubic(codec.schedule.size)
         coarsest, halvings = self.scales.finest(path.num_levels)[0], len(widths) - 1
         if any(size % 2**halvings for size in coarsest):
             raise ValueError(
@@ -81,12 +75,11 @@ class HierarchicalGenerator(nn.Module):
         self.text = text
         self.draws = tuple(draws)
         self.text_dropout = text_dropout
-        # Now, while all weights are whole and on the CPU; an engine may spread them over workers.
         self.no_text: Tensor
-        self.register_buffer("no_text", self._encode_nothing(), persistent=False)
+        self.register_buffer("no_text", encode_nothing(text), persistent=False)
         self.unet = HSTUNet(
-            channels=latent_channels + MOTION_CHANNELS,
-            latent_size=latent_size,
+            channels=codec.channels + MOTION_CHANNELS,
+            latent_size=codec.schedule.size,
             num_levels=path.num_levels,
             text_width=text.width,
             widths=widths,
@@ -123,27 +116,17 @@ class HierarchicalGenerator(nn.Module):
         scales = Ladder.cubic(z.shape[2:])  # clips of another size are trained on, too
         pyramid = self.path.pyramid(torch.cat([z, motion], dim=1), scales)
         trust = self.path.pyramid(confidence, scales)
-        dropped = draws.coins("text_dropout", self.text_dropout)
         paths = tuple(self._paths(pyramid, level, draws) for level in range(self.path.num_levels))
-        if known is not None:
-            known = replace_rows(known, dropped, self.no_text)
-            return GeneratorExample(
-                paths=paths, confidence=trust.levels, text=known.text, mask=known.text_mask
-            )
-        ids, mask = self.text.tokenize(
-            ["" if drop else caption for caption, drop in zip(batch.captions, dropped, strict=True)]
+        told = tell(
+            batch.captions,
+            known,
+            self.text,
+            self.no_text,
+            draws,
+            dropout=self.text_dropout,
+            device=z.device,
         )
-        return GeneratorExample(
-            paths=paths, confidence=trust.levels, ids=ids.to(z.device), mask=mask.to(z.device)
-        )
-
-    @torch.no_grad()
-    def _encode_nothing(self) -> Float[Tensor, "L D"] | None:
-        """The empty caption, which stands for a dropped one; None where its encoder is trained."""
-        if not self.text.frozen:
-            return None
-        ids, mask = (part.to(self.text.device) for part in self.text.tokenize([""]))
-        return self.text(ids, mask)[0]
+        return GeneratorExample(paths=paths, confidence=trust.levels, told=told)
 
     def _paths(self, pyramid: LatentPyramid, level: int, draws: Draws) -> PathSample:
         count = self.draws[level]
@@ -159,11 +142,7 @@ class HierarchicalGenerator(nn.Module):
 
     def forward(self, example: GeneratorExample) -> Prediction:
         """Guessed beside true velocities, per level."""
-        if example.text is not None:
-            condition = Condition(text=example.text, text_mask=example.mask)
-        else:
-            assert example.ids is not None
-            condition = self.condition(example.ids, example.mask)
+        condition = example.told.condition(self.text)
         velocity, motion = [], []
         for level, path in enumerate(example.paths):
             count = self.draws[level]
@@ -174,9 +153,6 @@ class HierarchicalGenerator(nn.Module):
             trust = example.confidence[level][:, None]
             motion.append(Pair(guess=guess[:, :, C:], target=target[:, :, C:], weight=trust))
         return Prediction(velocity=tuple(velocity), motion=tuple(motion))
-
-    def condition(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Condition:
-        return Condition(text=self.text(ids, mask), text_mask=mask)
 
     @torch.no_grad()
     def sample(
@@ -194,13 +170,7 @@ class HierarchicalGenerator(nn.Module):
         """
         if given is not None:
             raise ValueError("this generator cannot continue given frames")
-        ids, mask = (part.to(draws.device) for part in self.text.tokenize([*captions, ""]))
-        both = self.condition(ids, mask)
-        condition = Condition(text=both.text[:-1], text_mask=both.text_mask[:-1])
-        nothing = Condition(
-            text=both.text[-1:].expand_as(condition.text),
-            text_mask=both.text_mask[-1:].expand_as(condition.text_mask),
-        )
+        condition, nothing = read_prompts(captions, self.text, draws.device)
         channels = self.latent_channels + MOTION_CHANNELS
 
         def velocity(x: Tensor, tau: Tensor, level: int) -> Tensor:
@@ -226,20 +196,4 @@ def repeat(condition: Condition, count: int) -> Condition:
     return Condition(
         text=condition.text.repeat_interleave(count, dim=0),
         text_mask=condition.text_mask.repeat_interleave(count, dim=0),
-    )
-
-
-def replace_rows(
-    condition: Condition, rows: Sequence[bool], text: Float[Tensor, "L D"]
-) -> Condition:
-    """The condition with `text` in place of the rows that are True."""
-    chosen = torch.tensor(rows, dtype=torch.bool, device=condition.text.device)
-    missing = max(0, len(text) - condition.text.shape[1])
-    states = F.pad(condition.text, (0, 0, 0, missing))
-    mask = F.pad(condition.text_mask, (0, missing))
-    other = F.pad(text.to(states), (0, 0, 0, states.shape[1] - len(text)))
-    real = torch.arange(states.shape[1], device=mask.device) < len(text)
-    return Condition(
-        text=torch.where(chosen[:, None, None], other, states),
-        text_mask=torch.where(chosen[:, None], real, mask),
     )

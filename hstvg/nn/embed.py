@@ -16,7 +16,11 @@ def embed_time(tau: Float[Tensor, "B"], dim: int) -> Float[Tensor, "B D"]:
 
 
 def rotary_angles(
-    size: Sequence[int], reference: Sequence[int], dim: int, device: torch.device
+    size: Sequence[int],
+    reference: Sequence[int],
+    dim: int,
+    device: torch.device,
+    start: int = 0,
 ) -> Float[Tensor, "N half"]:
     """Angles of an axial 3D rotary embedding (arXiv 2104.09864), one row per cell of a grid.
 
@@ -27,12 +31,13 @@ def rotary_angles(
         size: (t, h, w) of the grid.
         reference: (t, h, w) of the final grid.
         dim: channels per head; its pairs are dealt to the three axes.
+        start: first frame of the final grid that the grid covers.
     """
     pairs = dim // 2
     per_axis = [pairs - 2 * (pairs // 3), pairs // 3, pairs // 3]
     axes = []
-    for count, n, final in zip(per_axis, size, reference, strict=True):
-        place = (torch.arange(n, device=device) + 0.5) * final / n - 0.5
+    for count, n, final, first in zip(per_axis, size, reference, (start, 0, 0), strict=True):
+        place = (torch.arange(n, device=device) + 0.5) * final / n - 0.5 + first
         frequencies = math.pi / 2 * 100.0 ** -(torch.arange(count, device=device) / max(count, 1))
         axes.append(place[:, None] * frequencies)
     t, h, w = size

@@ -25,11 +25,7 @@ def build_stage(config: Mapping[str, Any], tokenizer: Any) -> Stage:
     torch.manual_seed(config["run"]["seed"])
     parts = {"tokenizer": tokenizer or build(config["tokenizer"])}
     if config["generator"] is not None:
-        parts["generator"] = build(
-            config["generator"],
-            latent_channels=parts["tokenizer"].channels,
-            latent_size=tuple(parts["tokenizer"].latent_size),
-        )
+        parts["generator"] = build(config["generator"], codec=parts["tokenizer"].codec)
     return build(config["stage"]["module"], **parts)
 
 

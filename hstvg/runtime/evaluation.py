@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hstvg.data.sample import Window
 from hstvg.data.video import encode_video
 from hstvg.generate.bundle import VideoModel
-from hstvg.generate.workflow import to_frames, write_clips
+from hstvg.generate.workflow import to_frames, to_pixels, write_clips
 from hstvg.generator.generator import Sampling
 from hstvg.metrics.control import CHANCE, ControlAccuracy
+from hstvg.metrics.interval import mean_interval
 from hstvg.metrics.reconstruction import Reconstruction
 from hstvg.runtime.assemble import open_run
 from hstvg.runtime.errors import ConfigError
@@ -41,6 +43,11 @@ class Case:
     real: np.ndarray
     """uint8 T H W 3, as the others."""
     rebuilt: np.ndarray
+    """Decoded from the latent z."""
+    states: tuple[np.ndarray, ...]
+    """Decoded from what the codes say up to each scale, z_hat_1 .. z_hat_K."""
+    explained: tuple[float, ...]
+    """Share of the variance of z that each of them holds."""
     sample: np.ndarray | None
 
 
@@ -71,6 +78,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         "num_clips": len(cases),
         "settings": {**asdict(Sampling.of(config)), "seed": config["seed"]},
         "tokenizer": _tokenizer_scores(cases),
+        "scales": _scale_scores(model, cases),
     }
     if model.generator is not None and all(_is_shape_world(case.caption) for case in cases):
         fps = model.window.fps
@@ -90,6 +98,9 @@ def summary(scores: Mapping[str, Any]) -> str:
     lines = [
         f"tokenizer {name} {_shown(estimate)}" for name, estimate in scores["tokenizer"].items()
     ]
+    for row in scores["scales"]:
+        shown = "  ".join(f"{name} {_shown(row[name])}" for name in ("psnr", "ssim", "explained"))
+        lines.append(f"  up to {row['scale']:<12} {shown}  entropy {row['entropy']:.2f}")
     for split, rows in scores.get("control", {}).items():
         lines.append(f"{split} prompts, n={next(iter(rows['generated'].values()))['n']}")
         for name, values in rows.items():
@@ -114,8 +125,12 @@ def _cases(
         captions = [str(caption) for caption in block["caption"]]
         real = block["pixels"]
         with torch.no_grad():
-            pixels = torch.from_numpy(real).permute(0, 4, 1, 2, 3).to(device).float() / 127.5 - 1
-            rebuilt = to_frames(model.tokenizer.decode(model.tokenizer.encode(pixels)))
+            z = model.tokenizer.encode(to_pixels(real, device))
+            codec = model.tokenizer.codec
+            levels = codec.pyramid(codec.split(z).states, z.shape[2:]).levels
+            rebuilt = to_frames(model.tokenizer.decode(z))
+            states = [to_frames(model.tokenizer.decode(level)) for level in levels]
+            explained = torch.stack([_explained(level, z) for level in levels], dim=1).tolist()
         samples: Sequence[np.ndarray | None] = [None] * len(part)
         if model.generator is not None:
             samples = list(
@@ -133,18 +148,53 @@ def _cases(
                 print(f"left out {block['key'][i]}: {block['reason'][i]}", file=sys.stderr)
                 continue
             yield Case(
-                split=split, caption=caption, real=real[i], rebuilt=rebuilt[i], sample=samples[i]
+                split=split,
+                caption=caption,
+                real=real[i],
+                rebuilt=rebuilt[i],
+                states=tuple(state[i] for state in states),
+                explained=tuple(explained[i]),
+                sample=samples[i],
             )
 
 
+def _explained(state: Tensor, z: Tensor) -> Tensor:
+    """Per clip: 1 - |z - z_hat|^2 / |z|^2, of a standardised latent."""
+    return 1 - (z - state).square().flatten(1).sum(1) / z.square().flatten(1).sum(1)
+
+
 def _tokenizer_scores(cases: Sequence[Case]) -> dict[str, Any]:
-    metric = Reconstruction.empty()
-    for case in cases:
-        rebuilt, real = (
-            torch.from_numpy(clip[None]).permute(0, 4, 1, 2, 3).float() / 255
-            for clip in (case.rebuilt, case.real)
+    return _compared([case.rebuilt for case in cases], cases)
+
+
+def _scale_scores(model: VideoModel, cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """Per level, coarse to fine: what the codes up to it keep of the clips and of their latent."""
+    codec = model.tokenizer.codec
+    entropy = codec.entropy().tolist()
+    rows = []
+    for level in range(codec.schedule.num_levels):
+        rungs = [rung for rung in codec.schedule.rungs if rung.depth == level]
+        kinds = {rung.kind: str(rung.scale) for rung in rungs}
+        rows.append(
+            {
+                "scale": " | ".join(kinds.values()),
+                "tokens": sum(rung.scale.volume for rung in rungs),
+                "entropy": min(entropy[kind] for kind in kinds),
+                "explained": asdict(mean_interval([case.explained[level] for case in cases])),
+                **_compared([case.states[level] for case in cases], cases),
+            }
         )
-        metric = metric.update(reconstructed=rebuilt, reference=real)
+    return rows
+
+
+def _compared(clips: Sequence[np.ndarray], cases: Sequence[Case]) -> dict[str, Any]:
+    metric = Reconstruction.empty()
+    for clip, case in zip(clips, cases, strict=True):
+        ours, theirs = (
+            torch.from_numpy(frames[None]).permute(0, 4, 1, 2, 3).float() / 255
+            for frames in (clip, case.real)
+        )
+        metric = metric.update(reconstructed=ours, reference=theirs)
     return {name: asdict(estimate) for name, estimate in metric.compute().items()}
 
 

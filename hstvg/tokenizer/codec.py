@@ -62,8 +62,8 @@ class ScaleCodec(nn.Module):
 
         Args:
             quantise: False takes r_k = a_k.
-            corrupt: changes the codes of a rung before they are accumulated. The codes returned are
-                the right ones: those of a later rung correct what was done to the ones before it
+            corrupt: changes what a rung says before it is accumulated. The codes returned are the
+                right ones: those of a later rung correct what was done to the ones before it
                 (self-correction of arXiv 2412.04431).
         """
         pooled, codes, residuals, states = [], [], [], []
@@ -74,8 +74,10 @@ class ScaleCodec(nn.Module):
                 state = torch.zeros_like(target)
             asked = pool(target - state, rung.scale)
             right = self.encode(asked, rung)
-            taken = right if corrupt is None else corrupt(right, number)
-            residual = self.decode(taken, rung) if quantise else asked
+            taken = right if quantise else asked
+            if corrupt is not None:
+                taken = corrupt(taken, number)
+            residual = self.decode(taken, rung) if quantise else taken
             state = self.grow(state, residual, rung)
             pooled.append(asked)
             codes.append(right)
@@ -129,11 +131,17 @@ class ScaleCodec(nn.Module):
         variance = self.variance.value[rung.kind]
         return variance.sqrt().clamp_min(SMALLEST_DEVIATION).view(-1, 1, 1, 1)
 
-    def pyramid(self, split: Split, size: Sequence[int]) -> LatentPyramid:
-        """z_hat_1 .. z_hat_K of the whole latent; a ladder that is shorter stays at its last."""
+    def pyramid(
+        self, states: Sequence[Float[Tensor, "B C _t h w"]], size: Sequence[int]
+    ) -> LatentPyramid:
+        """z_hat_1 .. z_hat_K of the whole latent; a ladder that is shorter stays at its last.
+
+        Args:
+            states: of all rungs, each of its segment.
+        """
         schedule = self.schedule.resized(size)
         of_segment: list[list[Tensor]] = [[] for _ in schedule]
-        for rung, state in zip(schedule.rungs, split.states, strict=True):
+        for rung, state in zip(schedule.rungs, states, strict=True):
             of_segment[rung.segment].append(state)
         levels = [
             torch.cat([states[min(k, len(states) - 1)] for states in of_segment], dim=2)

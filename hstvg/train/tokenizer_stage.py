@@ -63,7 +63,7 @@ class TokenizerStage(nn.Module):
         z = tokenizer.standardise(raw)
         # The codec learns to guess detail of a latent it cannot change.
         split = codec.split(z.detach())
-        states = codec.pyramid(split, z.shape[2:])
+        states = codec.pyramid(split.states, z.shape[2:])
         coded = z + (states.finest - z).detach()
         pixels = tokenizer.reconstruct(self._seen(z, coded, states, example.choice))
         return Prediction(
