@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hstvg.data.sample import Window
 from hstvg.generator.generator import Generator
-from hstvg.tokenizer.video_tokenizer import VideoTokenizer
+from hstvg.tokenizer.scale_tokenizer import ScaleTokenizer
 
 FORMAT = 1
 
@@ -27,7 +27,7 @@ FORMAT = 1
 class VideoModel:
     """A tokenizer, the generator trained on it (None after stage 1) and the clip they know."""
 
-    tokenizer: VideoTokenizer
+    tokenizer: ScaleTokenizer
     generator: Generator | None
     window: Window
     step: int

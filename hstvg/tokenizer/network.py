@@ -9,8 +9,6 @@ from hstvg.nn.conv import FactorisedConv, ResidualBlock, TimeCache, zero_init
 from hstvg.nn.norm import ChannelNorm
 from hstvg.nn.resample import Down, Factor, Up, from_depth, haar, to_depth
 
-PATCH = Factor(2, 2, 2)
-
 
 class Encoder(nn.Module):
     """Patch, then residual blocks with a step down between resolutions, beside a linear shortcut.
@@ -19,6 +17,7 @@ class Encoder(nn.Module):
     starts at zero beside it: training begins near a patch PCA (idea of arXiv 2410.10733).
 
     Args:
+        patch: pixels per cell at the finest resolution inside.
         haar: patches as wavelet coefficients.
         first_alone: the first frame is a group of its own, repeated to the length of a group.
     """
@@ -30,16 +29,18 @@ class Encoder(nn.Module):
         base: int,
         depth: int,
         *,
+        patch: Factor,
         haar: bool = False,
         first_alone: bool = False,
     ) -> None:
         super().__init__()
-        steps = steps_of(strides)
+        steps = steps_of(strides, patch)
+        self.patch = patch
         widths = [base * 2**i for i in range(len(steps) + 1)]
         self.strides = strides
         self.haar = haar
         self.first_alone = first_alone
-        self.enter = FactorisedConv(3 * PATCH.volume, base, causal=True)
+        self.enter = FactorisedConv(3 * patch.volume, base, causal=True)
         layers: list[nn.Module] = _blocks(base, depth)
         for step, before, after in zip(steps, widths, widths[1:], strict=False):
             layers += [Down(before, after, step), *_blocks(after, depth)]
@@ -63,14 +64,14 @@ class Encoder(nn.Module):
         if self.first_alone and _begins(self, past):
             first = pixels[:, :, :1].expand(-1, -1, self.strides.t - 1, -1, -1)
             pixels = torch.cat([first, pixels], dim=2)
-        patches = to_depth(pixels, PATCH)
-        x = self.enter(haar(patches, PATCH) if self.haar else patches, past)
+        patches = to_depth(pixels, self.patch)
+        x = self.enter(haar(patches, self.patch) if self.haar else patches, past)
         x = _through(self.body, x, past)
         return self.leave(F.silu(self.norm(x))) + self.shortcut(to_depth(pixels, self.strides))
 
 
 class Decoder(nn.Module):
-    """The encoder in reverse; its last map writes a 2x2x2 block of pixels per cell."""
+    """The encoder in reverse; its last map writes a patch of pixels per cell."""
 
     def __init__(
         self,
@@ -79,11 +80,13 @@ class Decoder(nn.Module):
         base: int,
         depth: int,
         *,
+        patch: Factor,
         haar: bool = False,
         first_alone: bool = False,
     ) -> None:
         super().__init__()
-        steps = steps_of(strides)
+        steps = steps_of(strides, patch)
+        self.patch = patch
         widths = [base * 2**i for i in range(len(steps) + 1)]
         self.strides = strides
         self.haar = haar
@@ -96,7 +99,7 @@ class Decoder(nn.Module):
             layers += [Up(before, after, step), *_blocks(after, depth)]
         self.body = nn.ModuleList(layers)
         self.norm = ChannelNorm(base)
-        self.leave = zero_init(nn.Conv3d(base, 3 * PATCH.volume, 1))
+        self.leave = zero_init(nn.Conv3d(base, 3 * patch.volume, 1))
         self.shortcut = nn.Conv3d(channels, 3 * strides.volume, 1)
 
     def forward(
@@ -109,8 +112,8 @@ class Decoder(nn.Module):
         begins = _begins(self, past)
         x = _through(self.body, self.enter(z, past), past)
         patches = self.leave(F.silu(self.norm(x)))
-        patches = haar(patches, PATCH) if self.haar else patches
-        pixels = from_depth(patches, PATCH) + from_depth(self.shortcut(z), self.strides)
+        patches = haar(patches, self.patch) if self.haar else patches
+        pixels = from_depth(patches, self.patch) + from_depth(self.shortcut(z), self.strides)
         return pixels[:, :, self.strides.t - 1 :] if self.first_alone and begins else pixels
 
 
@@ -129,17 +132,18 @@ def _blocks(channels: int, depth: int) -> list[nn.Module]:
     return [ResidualBlock(channels, causal=True) for _ in range(depth)]
 
 
-def steps_of(strides: Factor) -> list[Factor]:
+def steps_of(strides: Factor, patch: Factor) -> list[Factor]:
     """Steps of at most 2 per axis that, after the patch, make up the strides.
 
     Raises:
         ValueError: they cannot.
     """
-    left = [stride // patch for stride, patch in zip(strides, PATCH, strict=True)]
-    if any(stride % patch for stride, patch in zip(strides, PATCH, strict=True)) or any(
-        n & (n - 1) for n in left
-    ):
-        raise ValueError(f"strides {tuple(strides)} are not powers of two of at least 2")
+    pairs = list(zip(strides, patch, strict=True))
+    left = [stride // n for stride, n in pairs]
+    if any(stride % n for stride, n in pairs) or any(n & (n - 1) for n in left):
+        raise ValueError(
+            f"strides {tuple(strides)} are not powers of two of at least {tuple(patch)}"
+        )
     steps = []
     while any(n > 1 for n in left):
         step = Factor(*(2 if n > 1 else 1 for n in left))

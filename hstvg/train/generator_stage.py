@@ -10,21 +10,21 @@ from hstvg.generator.generator import Generator
 from hstvg.generator.motion import motion_channels
 from hstvg.paths.draws import Draws
 from hstvg.scales import Scale
-from hstvg.tokenizer.video_tokenizer import VideoTokenizer
+from hstvg.tokenizer.scale_tokenizer import ScaleTokenizer
 from hstvg.types import Condition, LatentBatch, Prediction, TrainingBatch, VideoBatch
 
 
 class GeneratorStage(nn.Module):
     """Predicts what the objective of stage 2 compares, by whatever generator."""
 
-    def __init__(self, *, generator: Generator, tokenizer: VideoTokenizer) -> None:
+    def __init__(self, *, generator: Generator, tokenizer: ScaleTokenizer) -> None:
         super().__init__()
         self.generator = generator
         # In a tuple, so that it is no submodule: neither trained, nor sharded, nor saved again.
         self._frozen = (tokenizer.eval().requires_grad_(False),)
 
     @property
-    def tokenizer(self) -> VideoTokenizer:
+    def tokenizer(self) -> ScaleTokenizer:
         return self._frozen[0]
 
     @torch.no_grad()
@@ -46,7 +46,7 @@ class GeneratorStage(nn.Module):
 
 
 @torch.no_grad()
-def encode_batch(tokenizer: VideoTokenizer, batch: VideoBatch) -> LatentBatch:
+def encode_batch(tokenizer: ScaleTokenizer, batch: VideoBatch) -> LatentBatch:
     """The latents of clips and, where there is motion, its channels: what a generator trains on."""
     z = tokenizer.encode(batch.pixels)
     motion = confidence = None

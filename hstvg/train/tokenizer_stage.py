@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hstvg.paths.draws import Draws
-from hstvg.tokenizer.video_tokenizer import VideoTokenizer
+from hstvg.tokenizer.scale_tokenizer import ScaleTokenizer
 from hstvg.types import LatentPyramid, Pair, Prediction, VideoBatch
 
 
@@ -33,7 +33,7 @@ class TokenizerStage(nn.Module):
     def __init__(
         self,
         *,
-        tokenizer: VideoTokenizer,
+        tokenizer: ScaleTokenizer,
         coded_share: float = 0.35,
         prefix_share: float = 0.15,
     ) -> None:
