@@ -17,7 +17,7 @@ from hstvg.nn.conv import TimeCache
 from hstvg.nn.resample import Factor
 from hstvg.tokenizer.network import Decoder, Encoder
 from hstvg.tokenizer.quantiser import Quantiser
-from hstvg.tokenizer.scale_tokenizer import Schedule, ScaleTokenizer
+from hstvg.tokenizer.scale_tokenizer import ScaleTokenizer, Schedule
 
 TimeMode = Literal["n", "1+n"]
 
