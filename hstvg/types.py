@@ -146,6 +146,11 @@ class Prediction:
     """
 
     pixels: Pair | None = None
+    realism: Float[Tensor, "B"] | None = None
+    """How real the guessed pixels look to an adversary, above 0 rather so; None before it begins.
+    Its gradient is one to the pixels alone."""
+    words: Pair | None = None
+    """Per word that a caption may hold: logit of its being shown, against 0 or 1."""
     posterior: Posterior | None = None
     coarse: tuple[Pair, ...] = ()
     """Per scale but the last: the codec's z_hat_k against the latent z."""
