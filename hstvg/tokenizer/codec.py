@@ -42,8 +42,12 @@ class ScaleCodec(nn.Module):
         self.channels = channels
         self.schedule = schedule
         self.quantiser = quantiser
-        kinds = sum(len(ladder) for ladder in schedule.ladders)
-        self.upsamplers = nn.ModuleList(ScaleUpsampler(channels) for _ in range(kinds))
+        self.upsamplers = nn.ModuleList(
+            ScaleUpsampler(channels, guesses=scale != ladder.last)
+            for ladder in schedule.ladders
+            for scale in ladder
+        )
+        kinds = len(self.upsamplers)
         self.variance = Statistic(torch.ones(kinds, channels))
         self.usage = Statistic(torch.full((kinds, channels, quantiser.levels), 0.0))
 

@@ -23,11 +23,16 @@ class ScaleUpsampler(nn.Module):
 
     Args:
         channels: of the latent.
+        guesses: False for a rung of full size, which leaves no detail: weights that are never used
+            would have no gradient, which a sharded optimiser does not forgive.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, guesses: bool = True) -> None:
         super().__init__()
-        self.detail = zero_init(nn.Conv3d(2 * channels, channels, 3, padding=1))
+        self.detail = None
+        if guesses:
+            # The projector would take any bias away.
+            self.detail = zero_init(nn.Conv3d(2 * channels, channels, 3, padding=1, bias=False))
 
     def forward(
         self, residual: Float[Tensor, "B C _t _h _w"], state: Float[Tensor, "B C t h w"]
@@ -35,7 +40,7 @@ class ScaleUpsampler(nn.Module):
         """h from the residual r of a scale and the state z_hat before it; float32."""
         scale, size = Scale(*residual.shape[2:]), Scale(*state.shape[2:])
         coarse = upsample(residual, size)
-        if scale == size:
+        if self.detail is None or scale == size:
             return coarse
         seen = torch.cat([coarse, state], dim=1).to(self.detail.weight.dtype)
         return coarse + null_space(self.detail(seen).float(), scale)

@@ -214,6 +214,20 @@ def test_a_latent_that_is_not_whole_in_rungs_is_refused(name, size, message):
         codec(SCHEDULES[name], FSQ(5)).split(noise(1, 4, *size))
 
 
+@each_schedule
+def test_every_weight_is_used(schedule):
+    """Those of a rung of full size would have nothing to guess."""
+    z = smooth(2, schedule.size)
+    made = codec(schedule, FSQ(5), seen=z)
+    with torch.enable_grad():
+        sum(state.square().sum() for state in made.split(z).states).backward()
+    for kind, upsampler in enumerate(made.upsamplers):
+        (rung, *_) = [rung for rung in schedule.rungs if rung.kind == kind]
+        gradients = [parameter.grad for parameter in upsampler.parameters()]
+        assert len(gradients) == (0 if rung.scale == rung.size else 1)
+        assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
 # ---- the pyramid of the whole latent ----------------------------------------------------------
 
 
@@ -267,7 +281,7 @@ def test_a_corrupted_rung_changes_later_targets_of_its_segment_alone(schedule):
     plain = made.split(z).codes
 
     def corrupt(codes, number):
-        return codes.flip(1) if number == 0 else codes
+        return (codes + 2) % 5 if number == 0 else codes
 
     corrupted = made.split(z, corrupt=corrupt).codes
     for rung, one, other in zip(schedule.rungs, plain, corrupted, strict=True):

@@ -18,7 +18,6 @@ def upsampler(awake):
     made = ScaleUpsampler(3)
     if awake:
         torch.nn.init.normal_(made.detail.weight)
-        torch.nn.init.normal_(made.detail.bias)
     return made
 
 
@@ -38,6 +37,13 @@ def test_pooling_gives_back_what_was_said_whatever_the_detail(scale):
 def test_at_full_size_nothing_is_left_to_guess(awake):
     residual, state = noise(2, 3, *SIZE), noise(2, 3, *SIZE, seed=1)
     assert torch.equal(upsampler(awake)(residual, state), residual)
+
+
+def test_of_the_last_scale_it_has_no_weights():
+    last = ScaleUpsampler(3, guesses=False)
+    assert list(last.parameters()) == []
+    residual, state = noise(2, 3, *SIZE), noise(2, 3, *SIZE, seed=1)
+    assert torch.equal(last(residual, state), residual)
 
 
 @pytest.mark.parametrize("scale", SCALES)
