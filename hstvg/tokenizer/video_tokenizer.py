@@ -57,6 +57,8 @@ class VideoTokenizer(ScaleTokenizer):
     ) -> None:
         if time_mode not in ("n", "1+n"):
             raise ValueError(f'time_mode={time_mode}: choose "n" or "1+n"')
+        if haar and max(patch) > 2:
+            raise ValueError(f"patch={list(patch)}: with haar, 1 or 2 per axis")
         factor, first_alone = Factor(*strides), time_mode == "1+n"
         # Before the codec, so that a seed keeps giving the weights that it gave.
         encoder = Encoder(
