@@ -10,6 +10,7 @@ from torch import Tensor
 
 import hstvg.objective
 from hstvg.objective.codec import CodecTerm
+from hstvg.objective.commitment import CommitmentTerm
 from hstvg.objective.diffusion import DiffusionTerm
 from hstvg.objective.flow import FlowTerm
 from hstvg.objective.kl import KLTerm
@@ -45,6 +46,7 @@ ALL_TERMS = [
     Case(
         CodecTerm(), lambda g, t: Prediction(coarse=(pair(g, t), pair(0.5 * (g + t.detach()), t)))
     ),
+    Case(CommitmentTerm(), lambda g, t: Prediction(commitment=pair(g, t))),
     Case(DiffusionTerm(), lambda g, t: Prediction(velocity=(pair(g, t), pair(g, t)))),
     Case(FlowTerm(), lambda g, t: Prediction(motion=(trusted(g, t), trusted(g, t)))),
     Case(KLTerm(), lambda g, t: Prediction(posterior=posterior(g, t))),

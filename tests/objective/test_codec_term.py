@@ -4,6 +4,7 @@ import torch
 from hstvg.objective.codec import CodecTerm
 from hstvg.scales import ScaleSchedule
 from hstvg.tokenizer.codec import ScaleCodec
+from hstvg.tokenizer.quantiser import FSQ
 from hstvg.types import Pair, Prediction
 
 
@@ -19,12 +20,12 @@ def test_unexplained_variance_by_hand(batch):
 
 
 def test_one_minus_the_value_is_the_explained_variance_of_the_codec(batch):
-    scales = ScaleSchedule.cubic((8, 8, 8))
-    z = torch.randn(1, 4, *scales.last, generator=torch.Generator().manual_seed(0))
+    schedule = ScaleSchedule.of_kind("cubic", (8, 8, 8))
+    z = torch.randn(1, 4, *schedule.size, generator=torch.Generator().manual_seed(0))
     z -= z.mean()
     with torch.no_grad():
-        _, states = ScaleCodec(4, scales).split(z)
-    coarse = tuple(Pair(guess=state, target=z) for state in states.levels[:-1])
+        states = ScaleCodec(4, schedule, FSQ()).split(z, quantise=False).states
+    coarse = tuple(Pair(guess=state, target=z) for state in states[:-1])
     value = CodecTerm()(Prediction(coarse=coarse), batch)
     # White noise pooled by m cells keeps 1/m of its variance: (1/512 + 1/64 + 1/8) / 3.
     assert 1 - value.item() == pytest.approx((1 / 512 + 1 / 64 + 1 / 8) / 3, abs=0.01)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from hstvg.paths.pyramid_flow import PyramidFlow
-from hstvg.scales import Scale, ScaleSchedule, upsample
+from hstvg.scales import Ladder, Scale, upsample
 
-SCALES = ScaleSchedule([(1, 2, 2), (2, 2, 2), (2, 4, 4), (4, 8, 8)])
+SCALES = Ladder([(1, 2, 2), (2, 2, 2), (2, 4, 4), (4, 8, 8)])
 """Merge factors 2, 4 and 8 from rung to rung."""
 FLOW = PyramidFlow(boundaries=(0.2, 0.5, 0.8, 1.0))
 MERGES = {2: (2, 1, 1), 4: (1, 2, 2), 8: (2, 2, 2)}
