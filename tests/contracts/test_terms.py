@@ -14,6 +14,7 @@ from hstvg.objective.commitment import CommitmentTerm
 from hstvg.objective.diffusion import DiffusionTerm
 from hstvg.objective.flow import FlowTerm
 from hstvg.objective.kl import KLTerm
+from hstvg.objective.next_scale import NextScaleTerm
 from hstvg.objective.reconstruction import ReconstructionTerm
 from hstvg.objective.temporal import TemporalTerm
 from hstvg.objective.wavelet import WaveletTerm
@@ -50,6 +51,7 @@ ALL_TERMS = [
     Case(DiffusionTerm(), lambda g, t: Prediction(velocity=(pair(g, t), pair(g, t)))),
     Case(FlowTerm(), lambda g, t: Prediction(motion=(trusted(g, t), trusted(g, t)))),
     Case(KLTerm(), lambda g, t: Prediction(posterior=posterior(g, t))),
+    Case(NextScaleTerm(), lambda g, t: Prediction(residuals=(pair(g, t), pair(g, t)))),
     Case(ReconstructionTerm(), lambda g, t: Prediction(pixels=pair(g, t))),
     Case(TemporalTerm(), lambda g, t: Prediction(pixels=pair(g, t))),
     Case(WaveletTerm(), lambda g, t: Prediction(pixels=pair(g, t))),
