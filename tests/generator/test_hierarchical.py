@@ -1,16 +1,21 @@
 import pytest
 import torch
 
+from hstvg.generator.generator import Generator, Sampling
 from hstvg.generator.hierarchical import HierarchicalGenerator
 from hstvg.objective.diffusion import DiffusionTerm
 from hstvg.objective.flow import FlowTerm
 from hstvg.objective.objective import Objective, WeightedTerm
 from hstvg.paths.draws import Draws
 from hstvg.paths.pyramid_flow import PyramidFlow
+from hstvg.scales import ScaleSchedule
 from hstvg.scene.text import TextEncoder
-from hstvg.types import VideoBatch
+from hstvg.tokenizer.codec import ScaleCodec
+from hstvg.tokenizer.quantiser import FSQ
+from hstvg.types import Condition, LatentBatch, VideoBatch
 
 CPU = torch.device("cpu")
+CODEC = ScaleCodec(4, ScaleSchedule.of_kind("cubic", (4, 4, 4)), FSQ())
 CAPTIONS = ("a red circle", "a blue square moves left", "", "ab")
 OBJECTIVE = Objective(
     {"diffusion": WeightedTerm(DiffusionTerm(), 1.0), "flow": WeightedTerm(FlowTerm(), 0.1)}
@@ -22,8 +27,7 @@ def generator(*, awake=False, **changes):
     path = PyramidFlow(boundaries=(0.5, 1.0), tau_shift=2.0)
     sizes = {"path": path, "draws": (3, 2), "text_dropout": 0.0, "widths": (16, 32), "head_dim": 16}
     made = HierarchicalGenerator(
-        latent_channels=4,
-        latent_size=(4, 4, 4),
+        codec=CODEC,
         text=TextEncoder(width=16, layers=1, heads=2),
         **(sizes | changes),
     )
@@ -38,16 +42,26 @@ def draws(first=10, count=4, seed=0):
     return Draws(seed, range(first, first + count), CPU)
 
 
-def example(model, rows=slice(None)):
-    """Four clips on their paths, or some of them, drawn as if they were alone."""
+def latents(rows=slice(None), **changes):
+    """Four clips as they are encoded, or some of them."""
     noise = torch.Generator().manual_seed(0)
     z = torch.randn(4, 4, 4, 4, 4, generator=noise)
     motion = torch.randn(4, 2, 4, 4, 4, generator=noise)
     confidence = torch.rand(4, 1, 4, 4, 4, generator=noise)
-    positions = range(10, 14)[rows]
-    return model.example(
-        z[rows], motion[rows], confidence[rows], CAPTIONS[rows], Draws(0, positions, CPU)
-    )
+    fields = {
+        "latent": z[rows],
+        "motion": motion[rows],
+        "motion_confidence": confidence[rows],
+        "captions": CAPTIONS[rows],
+        "positions": torch.arange(10, 14)[rows],
+        "keys": tuple("0123")[rows],
+    }
+    return LatentBatch(**(fields | changes))
+
+
+def example(model, rows=slice(None)):
+    """Four clips on their paths, or some of them, drawn as if they were alone."""
+    return model.example(latents(rows), CODEC, Draws(0, range(10, 14)[rows], CPU))
 
 
 def batch_of(count):
@@ -107,9 +121,11 @@ def test_an_example_does_not_depend_on_the_batch_it_is_drawn_in():
         parts = torch.cat([half.confidence[level] for half in halves])
         assert torch.equal(parts, whole.confidence[level])
     texts = [
-        ids[mask].tolist() for half in halves for ids, mask in zip(half.ids, half.mask, strict=True)
+        ids[mask].tolist()
+        for half in (*halves, whole)
+        for ids, mask in zip(half.told.ids, half.told.mask, strict=True)
     ]
-    assert texts == [ids[mask].tolist() for ids, mask in zip(whole.ids, whole.mask, strict=True)]
+    assert texts[:4] == texts[4:]
 
 
 @torch.no_grad()
@@ -126,8 +142,8 @@ def test_a_prediction_does_not_depend_on_the_batch():
 def test_dropped_captions_are_the_empty_text():
     model = generator(text_dropout=1.0)
     made = example(model)
-    assert made.ids.tolist() == [[1]] * 4
-    assert made.mask.all()
+    assert made.told.ids.tolist() == [[1]] * 4
+    assert made.told.mask.all()
 
 
 def test_every_parameter_gets_a_gradient_from_one_step():
@@ -151,14 +167,15 @@ def test_every_parameter_takes_part_from_the_first_step():
 
 
 def sample(model, captions, first=0, guidance=1.0, seed=0, steps=2):
-    where = draws(first, len(captions), seed)
-    return model.sample(captions, where, steps=steps, guidance=guidance).levels
+    where, settings = draws(first, len(captions), seed), Sampling(steps=steps, guidance=guidance)
+    return model.sample(captions, CODEC, where, settings).levels
 
 
 @torch.no_grad()
 def test_guidance_of_one_is_the_condition_alone():
     model, captions = generator(awake=True), CAPTIONS[:2]
-    condition = model.condition(*model.text.tokenize(captions))
+    ids, mask = model.text.tokenize(captions)
+    condition = Condition(text=model.text(ids, mask), text_mask=mask)
     where = draws(0, 2)
     noises = [where.normal(f"sample/{i}", 6, *scale) for i, scale in enumerate(model.levels)]
     plain = model.path.sample(
@@ -202,6 +219,26 @@ def test_a_sample_belongs_to_its_draws_and_caption():
 def test_sizes_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         generator(**changes)
+
+
+def test_a_codec_says_what_is_made():
+    model = generator()
+    assert isinstance(model, Generator)
+    assert model.latent_size == CODEC.schedule.size
+    assert list(model.levels) == [(2, 2, 2), (4, 4, 4)]
+
+
+def test_clips_without_motion_are_refused():
+    model, still = generator(), latents(motion=None, motion_confidence=None)
+    with pytest.raises(ValueError, match=r"set data\.motion=true"):
+        model.example(still, CODEC, draws())
+
+
+def test_given_frames_are_refused():
+    model = generator()
+    assert model.context_frames == 0
+    with pytest.raises(ValueError, match="cannot continue given frames"):
+        model.sample(CAPTIONS[:1], CODEC, draws(count=1), Sampling(), torch.zeros(1, 4, 1, 4, 4))
 
 
 def test_it_overfits_one_batch():
