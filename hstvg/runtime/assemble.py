@@ -13,7 +13,7 @@ from hstvg.objective.objective import Objective
 from hstvg.runtime.config import DataFacts, RunFacts, build
 from hstvg.runtime.errors import ConfigError
 from hstvg.runtime.storage import absolute
-from hstvg.train.ports import Stage
+from hstvg.train.ports import Engine, Stage, Worker
 
 
 def build_stage(config: Mapping[str, Any], tokenizer: Any) -> Stage:
@@ -31,6 +31,14 @@ def build_stage(config: Mapping[str, Any], tokenizer: Any) -> Stage:
 
 def build_objective(config: Mapping[str, Any]) -> Objective:
     return build(config["objective"])
+
+
+def with_adversary(config: Mapping[str, Any], engine: Engine, worker: Worker) -> Engine:
+    """The engine and, where the config names one, an adversary beside it."""
+    if config["adversary"] is None:
+        return engine
+    torch.manual_seed(config["run"]["seed"])  # all ranks begin with the same discriminator
+    return build(config["adversary"]).beside(engine, worker)
 
 
 def frozen_tokenizer(config: Mapping[str, Any]) -> Any:

@@ -105,6 +105,8 @@ class TrainSchema:
     worker: Any = MISSING
     engine: Any = MISSING
     tracker: Any = MISSING
+    adversary: Any = None
+    """A discriminator that a tokenizer is trained against, late; none by default."""
     tokenizer_run: str | None = None
     """Run folder of the tokenizer that a generator is trained on."""
     audit: str | None = None

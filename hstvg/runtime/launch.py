@@ -21,6 +21,7 @@ from hstvg.runtime.assemble import (
     frozen_tokenizer,
     run_facts,
     settle,
+    with_adversary,
 )
 from hstvg.runtime.config import build, config_hash
 from hstvg.runtime.errors import ConfigError
@@ -113,6 +114,7 @@ def run_worker(config: dict[str, Any], worker: Worker, shard: Any) -> None:
         micro_batch=run.micro_batch,
         clip_norm=config["optimizer"]["clip_norm"],
     )
+    engine = with_adversary(config, engine, worker)
     stream = open_stream(config, worker, shard)
     tracker = _tracker(config, worker)
 

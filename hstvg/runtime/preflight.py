@@ -34,6 +34,12 @@ def check(config: Mapping[str, Any]) -> None:
     except ValueError as error:
         raise ConfigError(f"data.{error}") from error
     build_objective(config)
+    if config["adversary"] is not None:
+        build(config["adversary"])
+        if config["stage"]["name"] != "tokenizer":
+            raise ConfigError(
+                "adversary=... judges decoded pixels, which only stage=tokenizer has; leave it out"
+            )
     _, data = run_facts(config)
     device = torch.device("meta")
     with device:

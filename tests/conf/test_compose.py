@@ -61,7 +61,10 @@ def test_every_pipeline_has_a_primary_config_and_the_reverse():
 
 def test_every_group_is_known_to_this_file():
     groups = {path.name for path in CONF_DIR.iterdir() if path.is_dir()}
-    assert groups == {"model", "stage", "worker", "engine", "tracker", "source", "experiment"}
+    assert groups == {
+        *("model", "generator", "stage", "worker", "engine", "tracker", "adversary"),
+        *("source", "experiment"),
+    }
 
 
 @pytest.mark.parametrize("pipeline", NEEDED)
@@ -128,6 +131,14 @@ def test_a_model_builds_and_is_measured_without_memory(model, stage, capsys, tmp
     for word in (f"stage            {stage}", "latent", "tokens", "parameters", "TFLOP", "ZeRO-3"):
         assert word in said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", choices("adversary"))
+def test_an_adversary_builds_and_is_off_by_default(name):
+    assert compose_train()["adversary"] is None
+    config = settle(compose_train(f"adversary={name}"))
+    preflight.check(config)
+    assert build_objective(config).terms["adversarial"].weight > 0
 
 
 @pytest.mark.parametrize("name", choices("experiment"))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import hstvg.objective
+from hstvg.objective.adversarial import AdversarialTerm
 from hstvg.objective.codec import CodecTerm
 from hstvg.objective.commitment import CommitmentTerm
 from hstvg.objective.diffusion import DiffusionTerm
@@ -44,6 +45,12 @@ def posterior(guess: Tensor, target: Tensor) -> Posterior:
 
 
 ALL_TERMS = [
+    Case(
+        AdversarialTerm(),
+        lambda g, t: Prediction(
+            pixels=pair(g, t), realism=-(g.float() - t.detach().float()).square().flatten(1).mean(1)
+        ),
+    ),
     Case(
         CodecTerm(), lambda g, t: Prediction(coarse=(pair(g, t), pair(0.5 * (g + t.detach()), t)))
     ),

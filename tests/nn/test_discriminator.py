@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from hstvg.nn.discriminator import PatchDiscriminator
+
+
+def clips(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("size", "patches"), [((16, 32, 32), 2 * 4 * 4), ((1, 16, 24), 1 * 2 * 3), ((17, 9, 1), 3 * 2)]
+)
+def test_clips_of_any_size_have_patches(size, patches):
+    judge = PatchDiscriminator(base=4, depth=3)
+    assert judge(clips(2, 3, *size)).shape == (2, patches)
+
+
+def test_a_clip_is_judged_alike_in_any_batch():
+    judge, pixels = PatchDiscriminator(base=4, depth=2), clips(4, 3, 4, 8, 8)
+    parts = torch.cat([judge(pixels[:1]), judge(pixels[1:])])
+    assert torch.allclose(judge(pixels), parts, atol=1e-6)
+
+
+def test_a_patch_sees_as_far_as_it_says():
+    pixels = clips(1, 3, 8, 16, 32).requires_grad_()
+    logits = PatchDiscriminator(base=4, depth=2)(pixels).view(2, 4, 8)
+    (slope,) = torch.autograd.grad(logits[1, 2, 4], pixels)
+    for axis in (2, 3, 4):
+        seen = slope.abs().sum([other for other in range(5) if other != axis]).nonzero()
+        assert len(seen) == 7  # 2^3 - 1
