@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hstvg.generate.bundle import assemble, assemble_model, load_model, save_model
-from hstvg.generate.workflow import to_frames, write_clips
+from hstvg.generate.workflow import to_frames, write_clips, write_scales
+from hstvg.generator.generator import Sampling
 
 CONFIG = {
     "stage": "generator",
@@ -46,7 +47,7 @@ def awake_model(config):
         for parameter in module.parameters() if module is not None else ():
             with torch.no_grad():
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    model.tokenizer.latent_std.fill_(2.0)
+    model.tokenizer.square.value.fill_(4.0)
     return model
 
 
@@ -70,7 +71,7 @@ def bundle(tmp_path_factory):
 
 
 def clips(model, seed=0, prompts=PROMPTS, **options):
-    return write_clips(model, prompts, seed=seed, steps=2, **options)
+    return write_clips(model, prompts, seed=seed, settings=Sampling(steps=2), **options)
 
 
 def test_a_loaded_model_writes_the_same_clips(bundle):
@@ -98,6 +99,23 @@ def test_a_clip_is_the_same_in_any_batch(bundle):
     alone = clips(model, prompts=PROMPTS[1:], first=1)[0].astype(int)
     # Sums in another order may round a value across the border of two bytes.
     assert np.abs(alone - clips(model)[1]).max() <= 1
+
+
+def test_a_clip_is_shown_as_it_comes_into_being(bundle):
+    _, model = bundle
+    scales = write_scales(model, PROMPTS, seed=0, settings=Sampling(steps=2))
+    assert [clips.shape for clips in scales] == [(2, 8, 16, 16, 3)] * 2
+    assert np.array_equal(scales[-1], clips(model))
+    assert not np.array_equal(scales[0], scales[-1])
+
+
+def test_what_one_block_cannot_hold_is_refused(bundle):
+    _, model = bundle
+    assert np.array_equal(clips(model, num_frames=4), clips(model)[:, :4])
+    with pytest.raises(ValueError, match="writes one block and cannot go on"):
+        clips(model, num_frames=9)
+    with pytest.raises(ValueError, match="writes one block and cannot go on"):
+        clips(model, given=np.zeros((2, 1, 16, 16, 3), np.uint8))
 
 
 def test_a_tokenizer_alone_is_a_bundle_that_generates_nothing(tmp_path):
@@ -153,7 +171,8 @@ def test_loading_needs_no_platform(bundle):
         import sys
         from hstvg.generate.bundle import load_model
         from hstvg.generate.workflow import write_clips
-        write_clips(load_model(sys.argv[1]), ["a red circle"], seed=0, steps=1)
+        from hstvg.generator.generator import Sampling
+        write_clips(load_model(sys.argv[1]), ["a red circle"], seed=0, settings=Sampling(steps=1))
         platform = {"ray", "hydra", "omegaconf", "deepspeed", "wandb", "webdataset"}
         print(sorted(platform & set(sys.modules)))
     """
