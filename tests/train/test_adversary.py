@@ -269,3 +269,13 @@ def test_a_generator_has_no_pixels_to_judge(runs, compose_run, tmp_path):
     more = ("stage=generator", f"tokenizer_run={runs / 'off'}", "worker=local", "engine=torch")
     with pytest.raises(ConfigError, match="only stage=tokenizer"):
         run_training(*compose_run(tmp_path, "gen", *more, *ON))
+
+
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_under_zero_it_is_the_same_adversary(zero_stage, runs, run_locally, tmp_path):
+    # At ZeRO 3 DeepSpeed would else put its own linear layer in the place of torch's, for good.
+    options = f"{{stage:{zero_stage},memory_efficient_linear:false}}"
+    engine = ("engine=deepspeed", f"+engine.options.zero_optimization={options}")
+    sharded = run_locally(tmp_path, "on", *ON, "adversary.start_step=2", *engine)
+    for line, other in zip(lines_of(sharded), lines_of(runs / "on"), strict=True):
+        assert line == pytest.approx(other, rel=2e-3)
