@@ -6,7 +6,7 @@ compares all that they depend on before any worker starts.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -275,6 +275,6 @@ def _shown(value: Any) -> str:
     """As short as it can be told from another."""
     if isinstance(value, str) and value.startswith("sha256:"):
         return f"{value[:15]}.."
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return " ".join("x".join(map(str, item)) for item in value)
+    if isinstance(value, list):
+        return str(ScaleSchedule(value))
     return f"{value:g}" if isinstance(value, float) else str(value)

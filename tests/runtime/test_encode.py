@@ -135,8 +135,8 @@ def test_the_data_set_says_what_it_was_made_with(latents, shapes_dataset, tokeni
     assert record["kind"] == "latents"
     assert lineage.source_index == read_index(shapes_dataset).hash
     assert (lineage.run, lineage.source) == (str(tokenizer), str(shapes_dataset))
-    assert lineage.scales[-1] == [8, 4, 4]
-    assert (lineage.dtype, lineage.windows, lineage.format) == ("fp32", 1, 1)
+    assert lineage.schedule == [[[1, 1, 1], [2, 1, 1], [4, 2, 2], [8, 4, 4]]]
+    assert (lineage.dtype, lineage.windows, lineage.format) == ("fp32", 1, 2)
     assert lineage.text.longest == max(len(row["caption"]) + 1 for row in rows_of(latents))
     assert read_lineage(shapes_dataset) is None
 
@@ -284,9 +284,11 @@ def test_latents_of_the_tokenizer_before_are_refused(
 CHANGES = {
     "fps 4 and now 8": {"fps": 4.0},
     "num_frames 8 and now 16; height 32 and now 16": {"num_frames": 8, "height": 32},
-    "scales 1x1x1 4x2x2 and now": {"scales": [[1, 1, 1], [4, 2, 2]]},
+    "schedule 1x2x2 . 1x1x1 7x2x2 and now 1x1x1 2x1x1 4x2x2 8x4x4;": {
+        "schedule": [[[1, 2, 2]], [[1, 1, 1], [7, 2, 2]]]
+    },
     "crop squeeze and now cover, centre": {"crop": "squeeze"},
-    "format 0 and now 1": {"format": 0},
+    "format 1 and now 2": {"format": 1},
     "is damaged .no such dtype": {"dtype": "int4"},
 }
 
