@@ -137,14 +137,20 @@ def probe_video(source: Source) -> VideoInfo:
 
 
 @contextmanager
-def opened(source: Source) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and its best video stream; whatever goes wrong inside is unreadable."""
+def opened(
+    source: Source, formats: str = CONTAINERS
+) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and its best video stream; whatever goes wrong inside is unreadable.
+
+    Args:
+        formats: FFmpeg's names of those that may be opened, between commas.
+    """
     name = "video" if isinstance(source, bytes) else Path(source).name
     try:
         check_limit("bytes", _size_of(source), MAX_FILE_BYTES)
         file = BytesIO(source) if isinstance(source, bytes) else fspath(source)
         options = {
-            "format_whitelist": CONTAINERS,
+            "format_whitelist": formats,
             "protocol_whitelist": "file",
             # The first frames are decoded while opening, before their size can be checked here.
             "max_pixels": str(MAX_PIXELS),

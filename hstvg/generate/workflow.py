@@ -63,13 +63,14 @@ def write_scales(
     prompts: Sequence[str],
     *,
     seed: int,
+    first: int = 0,
     settings: Sampling | None = None,
     device: torch.device | None = None,
 ) -> list[UInt8[np.ndarray, "B T H W 3"]]:
     """One block per prompt as it comes into being: its decoded states, coarse to fine."""
     where = device or torch.device("cpu")
     model.to(where)
-    draws = Draws(seed, range(len(prompts)), where).within("block/0")
+    draws = Draws(seed, range(first, first + len(prompts)), where).within("block/0")
     levels = sample_block(model, prompts, draws, settings, None).levels
     size = _generator(model).latent_size
     return [to_frames(model.tokenizer.decode(upsample(level, size))) for level in levels]

@@ -45,6 +45,8 @@ class Generator(Protocol):
         ...
 
     text: TextEncoder
+    kappa: int
+    """Scales that its next-scale transformer writes, of all: 0 if it has none."""
     context_frames: int
     """Latent frames that a block may be given to begin with; 0 if none."""
 

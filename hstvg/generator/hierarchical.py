@@ -44,6 +44,7 @@ class HierarchicalGenerator(nn.Module):
         text_dropout: share of clips trained without their caption, for classifier-free guidance.
     """
 
+    kappa = 0
     context_frames = 0
 
     def __init__(

@@ -97,6 +97,7 @@ class NextScaleGenerator(nn.Module):
         self.schedule = codec.schedule
         self.channels = codec.channels
         self.levels = codec.levels
+        self.kappa = codec.schedule.num_levels
         self.text = text
         self.text_dropout = text_dropout
         self.corruption = corruption

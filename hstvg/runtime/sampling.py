@@ -1,14 +1,18 @@
 """From prompts to files on disk, with a trained run."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from hstvg.data.given import read_given
 from hstvg.data.video import encode_gif, encode_video
-from hstvg.generate.workflow import write_clips
-from hstvg.generator.generator import Sampling
+from hstvg.generate.bundle import VideoModel
+from hstvg.generate.workflow import write_clips, write_scales
+from hstvg.generator.generator import Generator, Sampling
 from hstvg.runtime.assemble import open_run
 from hstvg.runtime.errors import ConfigError
 from hstvg.runtime.worker_local import pick_device
@@ -24,31 +28,50 @@ def generate(config: dict[str, Any]) -> list[Path]:
     model = open_run(config["run"])
     if model.generator is None:
         raise ConfigError(f"{config['run']} is a tokenizer's run; name a run of stage=generator")
-    num_frames = _frames(config, model.window.num_frames, model.window.fps)
-    if config["kappa"]:
-        raise ConfigError(
-            f"kappa={config['kappa']}: this run has no next-scale transformer; use kappa=0"
-        )
+    num_frames = _frames(config, model)
+    _check_kappa(config, model.generator)
+    given = _given(config, model)
     if config["dry_run"]:
         print(f"{len(prompts)} videos of {num_frames} frames at {model.window.fps:g} fps")
         return []
     device = pick_device(config["device"])
     for first in range(0, len(prompts), config["batch"]):
         part = slice(first, first + config["batch"])
-        clips = write_clips(
-            model,
-            prompts[part],
-            seed=config["seed"],
-            first=first,
-            settings=Sampling.of(config),
-            device=device,
-        )
+        clips = _clips(model, prompts[part], first, num_frames, given, config, device)
         for clip, file, prompt in zip(clips, files[part], prompts[part], strict=True):
-            write_video(clip[:num_frames], model.window.fps, file, config)
+            write_video(clip, model.window.fps, file, config)
             if config["prompts"]:
                 file.with_suffix(".txt").write_text(prompt + "\n")
             print(file, flush=True)
     return files
+
+
+def _clips(
+    model: VideoModel,
+    prompts: list[str],
+    first: int,
+    num_frames: int,
+    given: np.ndarray | None,
+    config: Mapping[str, Any],
+    device: torch.device,
+) -> np.ndarray:
+    """uint8 B T H W 3; with show_scales the scales of a video lie below one another."""
+    settings = Sampling.of(config)
+    if config["show_scales"]:
+        levels = write_scales(
+            model, prompts, seed=config["seed"], first=first, settings=settings, device=device
+        )
+        return np.concatenate(levels, axis=2)
+    return write_clips(
+        model,
+        prompts,
+        seed=config["seed"],
+        first=first,
+        settings=settings,
+        num_frames=num_frames,
+        given=None if given is None else given[None].repeat(len(prompts), axis=0),
+        device=device,
+    )
 
 
 def write_video(clip: np.ndarray, fps: float, file: Path, config: dict[str, Any]) -> None:
@@ -84,13 +107,49 @@ def _clean(prompt: str) -> str:
     return re.sub(r"[\s\x00-\x1f]+", " ", prompt).strip()[:1000]
 
 
-def _frames(config: dict[str, Any], block_frames: int, fps: float) -> int:
+def _frames(config: Mapping[str, Any], model: VideoModel) -> int:
+    block, fps = model.window.num_frames, model.window.fps
     if config["duration_s"] is None:
-        return block_frames
+        return block
     wanted = round(config["duration_s"] * fps)
-    if not 1 <= wanted <= block_frames:
+    if wanted < 1:
+        raise ConfigError(f"duration_s={config['duration_s']:g} is shorter than a frame")
+    assert model.generator is not None
+    if wanted > block and not model.generator.context_frames:
         raise ConfigError(
             f"duration_s={config['duration_s']:g}: this generator writes one block of up to "
-            f"{block_frames / fps:g} s; give at most that"
+            f"{block / fps:g} s; give at most that"
         )
+    if wanted > block and config["show_scales"]:
+        raise ConfigError(f"show_scales=true shows one block, of up to {block / fps:g} s")
     return wanted
+
+
+def _check_kappa(config: Mapping[str, Any], generator: Generator) -> None:
+    kappa, own = config["kappa"], generator.kappa
+    if kappa is not None and kappa != own:
+        raise ConfigError(
+            f"kappa={kappa}: of this run the next-scale transformer writes {own} scales; "
+            f"leave kappa out or give {own}"
+        )
+
+
+def _given(config: Mapping[str, Any], model: VideoModel) -> np.ndarray | None:
+    """Frames of a picture or video, at the size and rate of the generator."""
+    if config["given"] is None:
+        return None
+    file = Path(config["given"])
+    if not file.is_file():
+        raise ConfigError(f"given={file} does not exist")
+    assert model.generator is not None
+    if not model.generator.context_frames:
+        raise ConfigError(
+            f"given={file}: this generator cannot go on from frames; train one with "
+            "generator=next_scale"
+        )
+    if config["show_scales"]:
+        raise ConfigError("show_scales=true shows a clip from its beginning; leave out given")
+    try:
+        return read_given(file.read_bytes(), model.window)
+    except ValueError as error:
+        raise ConfigError(f"given={file}: {error}") from error
