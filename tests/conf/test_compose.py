@@ -30,7 +30,7 @@ NEEDED = {
 """What each pipeline must be given."""
 
 TERMS = {
-    "tokenizer": ("reconstruction", "temporal", "kl", "codec"),
+    "tokenizer": ("reconstruction", "temporal", "kl", "codec", "commitment"),
     "generator": ("diffusion", "flow"),
 }
 
@@ -139,6 +139,17 @@ def test_an_adversary_builds_and_is_off_by_default(name):
     config = settle(compose_train(f"adversary={name}"))
     preflight.check(config)
     assert build_objective(config).terms["adversarial"].weight > 0
+
+
+@pytest.mark.parametrize("generator", choices("generator"))
+@pytest.mark.parametrize("model", choices("model"))
+def test_every_generator_builds_at_every_size(model, generator):
+    overrides = (f"model={model}", f"generator={generator}", "dry_run=true")
+    config = compose_train("stage=generator", *overrides)
+    preflight.check(settle(config))
+    objective = build_objective(config)
+    terms = {"hst": {"diffusion", "flow"}, "next_scale": {"next_scale"}}
+    assert set(objective.terms) == terms[generator]
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
