@@ -63,7 +63,7 @@ class ScaleTokenizer(nn.Module, ABC):
         self.strides = strides
         self.channels = channels
         self.first_alone = first_alone
-        self._frames = frames or strides.t
+        self.frames = frames or strides.t
         size = self.size_of(clip_size)
         if isinstance(schedule, str):
             self.schedule = ScaleSchedule.of_kind(schedule, size, first_alone=first_alone)
@@ -122,9 +122,9 @@ class ScaleTokenizer(nn.Module, ABC):
         T, H, W = clip
         alone = int(self.first_alone)
         parts = (T - alone, H, W)
-        whole = (self._frames, *self.strides[1:])
+        whole = (self.frames, *self.strides[1:])
         if T < 1 or any(n % m for n, m in zip(parts, whole, strict=True)):
-            kind = f"1 + n x {self._frames}" if alone else f"n x {self._frames}"
+            kind = f"1 + n x {self.frames}" if alone else f"n x {self.frames}"
             raise ValueError(
                 f"a clip of {tuple(clip)} is not whole in strides {tuple(self.strides)}: frames "
                 f"must be {kind}, rows and columns multiples of {self.strides.h} and "
