@@ -64,6 +64,9 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
     if config["stage"]["name"] == "tokenizer":
         config["tokenizer_run"] = None
         config["generator"] = None
+        pretrained = config["tokenizer"].get("pretrained")
+        if pretrained and Path(pretrained).is_dir():  # workers may stand elsewhere
+            config["tokenizer"]["pretrained"] = str(Path(pretrained).absolute())
         return config
     if config["tokenizer_run"] is None and config["dry_run"]:
         return config

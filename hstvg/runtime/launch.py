@@ -26,7 +26,7 @@ from hstvg.runtime.assemble import (
 from hstvg.runtime.config import build, config_hash
 from hstvg.runtime.errors import ConfigError
 from hstvg.runtime.index import read_index
-from hstvg.runtime.lineage import environment, file_hash, write_json
+from hstvg.runtime.lineage import environment, file_hash, vae_identity, write_json
 from hstvg.runtime.order import OrderLog
 from hstvg.runtime.quarantine import Quarantine
 from hstvg.runtime.stream import WorkerStream, open_feed
@@ -150,7 +150,7 @@ def export(
         "stage": config["stage"]["name"],
         "step": step,
         "window": window,
-        "tokenizer": config["tokenizer"],
+        "tokenizer": stage.tokenizer.portable(config["tokenizer"]),
         "generator": config["generator"],
     }
     whole = dict(weights)
@@ -220,7 +220,11 @@ def _open_folder(config: dict[str, Any], overrides: list[str]) -> None:
 def _check_lineage(folder: Path, lineage: Mapping[str, Any]) -> None:
     """Raises ConfigError unless data and tokenizer are those that the run began with."""
     before = json.loads((folder / "lineage.json").read_text())
-    kinds = {"data": ("index", "data.path"), "tokenizer": ("weights", "tokenizer_run")}
+    kinds = {
+        "data": ("index", "data.path"),
+        "tokenizer": ("weights", "tokenizer_run"),
+        "vae": ("identity", "tokenizer.pretrained"),
+    }
     for kind, (digest, key) in kinds.items():
         if before.get(kind, {}).get(digest) != lineage.get(kind, {}).get(digest):
             raise ConfigError(
@@ -253,6 +257,13 @@ def _lineage(config: Mapping[str, Any]) -> dict[str, Any]:
     if config["tokenizer_run"]:
         weights = Path(config["tokenizer_run"]) / "export" / "model.safetensors"
         lineage["tokenizer"] = {"run": config["tokenizer_run"], "weights": file_hash(weights)}
+    source = [config["tokenizer"].get(key) for key in ("pretrained", "subfolder", "revision")]
+    if source[0]:
+        try:
+            identity = vae_identity(*source)
+        except ValueError as error:
+            raise ConfigError(f"tokenizer.pretrained: {error}") from error
+        lineage["vae"] = {"pretrained": source[0], "identity": identity}
     return lineage
 
 

@@ -30,6 +30,23 @@ def file_hash(path: Path) -> str:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def vae_identity(pretrained: str, subfolder: str | None, revision: str | None) -> str:
+    """Of the VAE that a tokenizer is built on: a digest of its files in a folder, or the commit of
+    the hub's repository; no weights are fetched.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from hstvg.tokenizer.pretrained import fetch, vae_files
+
+    folder = fetch(pretrained, subfolder, revision, weights=False)
+    if not Path(pretrained).is_dir():
+        commit = folder.parts[-1 - len(Path(subfolder or "").parts)]
+        return f"{pretrained}@{commit}/{subfolder or ''}"
+    said = "".join(f"{path.name}={file_hash(path)};" for path in vae_files(folder))
+    return "sha256:" + hashlib.sha256(said.encode()).hexdigest()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")

@@ -62,7 +62,8 @@ def describe(config: Mapping[str, Any]) -> str:
     run, data = run_facts(config)
     feed = open_feed(run, data)
     plan, index = feed.plan, feed.index
-    strides = config["tokenizer"]["strides"]
+    with torch.device("meta"):
+        strides = build(config["tokenizer"]).strides
     rows = index.rows_of("train")
     lines = [f"data             {len(rows):,} of {len(index):,} clips are for training"]
     filled = {bucket.window: bucket for bucket in plan.buckets}

@@ -17,7 +17,7 @@ SOURCES = sorted(
 )
 PIPELINES = sorted(path.stem for path in (ROOT / "pipelines").glob("[a-z]*.py"))
 
-LIBRARIES = {"torch", "ray", "deepspeed", "transformers", "av", "wandb"}
+LIBRARIES = {"torch", "ray", "deepspeed", "transformers", "diffusers", "av", "wandb"}
 CONFIG = {"hydra", "omegaconf", "pyarrow"}
 
 MAX_FILE = 400

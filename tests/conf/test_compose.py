@@ -62,8 +62,8 @@ def test_every_pipeline_has_a_primary_config_and_the_reverse():
 def test_every_group_is_known_to_this_file():
     groups = {path.name for path in CONF_DIR.iterdir() if path.is_dir()}
     assert groups == {
-        *("model", "generator", "stage", "worker", "engine", "tracker", "adversary"),
-        *("source", "experiment"),
+        *("model", "tokenizer", "generator", "stage", "worker", "engine", "tracker"),
+        *("adversary", "source", "experiment"),
     }
 
 
