@@ -38,11 +38,14 @@ class Order:
         """The same as a BlockMask of FlexAttention."""
         from torch.nn.attention.flex_attention import create_block_mask
 
-        def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            return (self.key[k] <= self.query[q]) & self.real[b, k]
-
-        sizes = (len(self.query), len(self.key))
-        return create_block_mask(mask_mod, len(self.real), None, *sizes, device=self.key.device)
+        return create_block_mask(
+            lambda b, h, q, k: (self.key[k] <= self.query[q]) & self.real[b, k],
+            len(self.real),
+            None,
+            len(self.query),
+            len(self.key),
+            device=self.key.device,
+        )
 
 
 class Memory:
