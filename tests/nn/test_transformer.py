@@ -57,9 +57,11 @@ def test_a_layer_begins_as_the_identity():
 def test_tokens_read_one_step_after_another_come_out_as_all_at_once():
     x, modulation, angles = noise(2, 6, 16), noise(2, 6, 16, seed=1), noise(6, 4, seed=2)
     whole = layer()(x, modulation, angles, order().dense())
-    memory, parts = Memory(), []
-    for part in (slice(0, 2), slice(2, 3), slice(3, 6)):
-        parts.append(layer()(x[:, part], modulation, angles[part], None, memory))
+    memory = Memory()
+    parts = [
+        layer()(x[:, part], modulation, angles[part], None, memory)
+        for part in (slice(0, 2), slice(2, 3), slice(3, 6))
+    ]
     assert torch.allclose(torch.cat(parts, dim=1), whole, atol=1e-5)
 
 
