@@ -145,6 +145,7 @@ def test_segments_of_one_ladder_share_their_kinds():
     assert len(schedule.ladders) == 1
     mixed = ScaleSchedule([schedule[0], [(2, 2, 2)], schedule[0]])
     assert [rung.kind for rung in mixed.rungs] == [0, 1, 2, 0, 1]
+    assert [rung.start for rung in mixed.rungs] == [0, 0, 1, 3, 3]
     assert mixed.num_levels == 2
     assert mixed.size == (4, 2, 2)
 

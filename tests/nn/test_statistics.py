@@ -64,8 +64,11 @@ def test_a_models_precision_is_not_its_statistics(lower, how):
 
 def test_it_moves_with_the_model():
     model = Model().to("meta")
-    assert model.statistic.value.is_meta
-    assert model.statistic.count.is_meta
+    at_once = Model().to(device="meta", dtype=torch.bfloat16)
+    for moved in (model.statistic, at_once.statistic):
+        assert moved.value.is_meta
+        assert moved.count.is_meta
+        assert moved.value.dtype == torch.float32
     back = model.bfloat16().to_empty(device="cpu")
     assert back.statistic.value.device.type == "cpu"
     assert back.statistic.value.dtype == torch.float32

@@ -118,6 +118,7 @@ def test_detail_never_touches_what_a_scale_has_said(name, size, quantiser, quant
     ):
         expected = pool(was, rung.scale) + residual
         assert torch.allclose(pool(state, rung.scale), expected, atol=1e-5)
+        assert torch.equal(state, was + made.upsamplers[rung.kind](residual, was))
         if not quantise:
             target = pool(z[:, :, rung.frames], rung.scale)
             assert torch.allclose(pool(state, rung.scale), target, atol=1e-5)
