@@ -271,6 +271,8 @@ def ray_dataset(feed: Feed, run: RunFacts, data: DataFacts, world_size: int, fir
     from ray.data.block import BlockMetadata
     from ray.data.datasource import ReadTask
 
+    from hstvg.runtime.executor_rest import ExecutorRest
+
     held = ray.put(feed.index.table)
     # Not the feed: what the tasks refer to travels with them.
     plan, block_mb, last_step = feed.plan, data.block_mb, run.steps
@@ -312,6 +314,7 @@ def ray_dataset(feed: Feed, run: RunFacts, data: DataFacts, world_size: int, fir
         num_cpus=TASK_CPUS,  # as above, or Ray would make two stages of it
     )
     dataset.context.target_max_block_size = None
+    dataset.context.custom_execution_callback_classes = [ExecutorRest]
     return dataset
 
 
