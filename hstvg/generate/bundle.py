@@ -62,7 +62,13 @@ def assemble(node: Any, **arguments: Any) -> Any:
 
 
 def assemble_model(config: Mapping[str, Any]) -> VideoModel:
-    """The untrained model that a bundle's config describes."""
+    """The untrained model that a bundle's config describes.
+
+    Raises:
+        ValueError: it is no model of videos.
+    """
+    if config["tokenizer"] is None:
+        raise ValueError(f"a bundle of stage={config['stage']} is no model of videos")
     tokenizer = assemble(config["tokenizer"])
     generator = None
     if config["generator"] is not None:

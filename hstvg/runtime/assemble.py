@@ -23,7 +23,9 @@ def build_stage(config: Mapping[str, Any], tokenizer: Any) -> Stage:
         tokenizer: the trained tokenizer of stage 2; for stage 1 the one to train.
     """
     torch.manual_seed(config["run"]["seed"])
-    parts = {"tokenizer": tokenizer or build(config["tokenizer"])}
+    parts = {}
+    if config["tokenizer"] is not None:
+        parts["tokenizer"] = tokenizer or build(config["tokenizer"])
     if config["generator"] is not None:
         parts["generator"] = build(config["generator"], codec=parts["tokenizer"].codec)
     return build(config["stage"]["module"], **parts)
@@ -59,8 +61,13 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
     run["root"] = str(Path(run["root"]).absolute())
     config["data"]["path"] = absolute(config["data"]["path"])
     config["run_dir"] = str(Path(run["root"]) / run["name"])
+    for term, name in files_of_terms(config):  # workers may stand elsewhere
+        term[name] = str(Path(term[name]).absolute())
     check_ranges(config)
     check_batches(run, config["worker"].get("num_workers", 1))
+    if config["stage"]["name"] == "features":
+        config["tokenizer"] = config["generator"] = config["tokenizer_run"] = None
+        return config
     if config["stage"]["name"] == "tokenizer":
         config["tokenizer_run"] = None
         config["generator"] = None
@@ -77,6 +84,12 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
     config["tokenizer_run"] = str(Path(config["tokenizer_run"]).absolute())
     config["tokenizer"] = _tokenizer_node(config)
     return config
+
+
+def files_of_terms(config: Mapping[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """Nodes of loss terms that are given files or folders, and by which arguments."""
+    nodes = [entry["term"] for entry in config["objective"]["terms"].values()]
+    return [(node, name) for node in nodes for name in ("features", "weights") if name in node]
 
 
 AT_LEAST_ONE = {
@@ -143,6 +156,9 @@ def open_run(folder: str | Path) -> VideoModel:
             f"{folder} holds no exported model; train it with "
             f"python -m pipelines.train run.name={Path(folder).name} ..."
         )
+    stage = json.loads((export / "config.json").read_text())["stage"]
+    if stage == "features":
+        raise ConfigError(f"{folder} is a run of stage={stage}, which makes no videos")
     return load_model(export)
 
 
@@ -156,6 +172,8 @@ def _tokenizer_node(config: Mapping[str, Any]) -> dict[str, Any]:
             f"python -m pipelines.train stage=tokenizer run.name={Path(folder).name} ..."
         )
     known = json.loads(export.read_text())
+    if known["tokenizer"] is None:
+        raise ConfigError(f"tokenizer_run={folder} is of stage={known['stage']}, which has none")
     if known["generator"] is not None:
         raise ConfigError(f"tokenizer_run={folder} is a generator's run; name its tokenizer's run")
     wanted = {name: data[name] for name in ("num_frames", "fps", "height", "width")}

@@ -48,25 +48,22 @@ def step_flops(config: Mapping[str, Any]) -> float:
 def dry_run(config: Mapping[str, Any]) -> str:
     """What a run would be: parameters, operations, token counts, memory per ZeRO stage."""
     with torch.device("meta"):
-        frozen = build(config["tokenizer"])
+        frozen = build(config["tokenizer"]) if config["tokenizer"] else None
         stage = build_stage(config, frozen if config["generator"] else None)
     assert isinstance(stage, torch.nn.Module)
     trained = sum(weight.numel() for weight in stage.parameters() if weight.requires_grad)
     workers = config["worker"].get("num_workers", 1)
     run, data = config["run"], config["data"]
+    stage_2 = config["generator"] is not None
     micro_batches = run["global_batch"] // run["micro_batch"]
     operations = _count(config, stage) * micro_batches
-    rungs = sum(rung.scale.volume for rung in frozen.schedule.rungs)
     lines = [
         f"stage            {config['stage']['name']}",
         f"clip             {data['num_frames']} frames {data['height']}x{data['width']} "
         f"at {data['fps']:g} fps",
-        f"latent           {frozen.channels} channels x {frozen.latent_size} "
-        f"= {frozen.latent_size.volume} tokens",
-        f"scales           {frozen.schedule} = {rungs} tokens of {frozen.codec.levels} codes per "
-        "channel",
+        *(_latent(frozen) if frozen else ()),
         f"parameters       {trained:,} trained"
-        + (f", {_size(frozen):,} frozen in the tokenizer" if config["generator"] else ""),
+        + (f", {_size(frozen):,} frozen in the tokenizer" if stage_2 and frozen else ""),
         f"operations       {operations / 1e12:.4g} TFLOP per step "
         f"({run['global_batch']} clips, forward and backward)",
         f"memory           weights, gradients, AdamW and average, GiB per worker of {workers}, "
@@ -77,6 +74,16 @@ def dry_run(config: Mapping[str, Any]) -> str:
         shown = "  ".join(f"ZeRO-{zero} {size:.3g}" for zero, size in enumerate(sizes))
         lines.append(f"  {precision}           {shown}")
     return "\n".join(lines)
+
+
+def _latent(tokenizer: Any) -> list[str]:
+    rungs = sum(rung.scale.volume for rung in tokenizer.schedule.rungs)
+    return [
+        f"latent           {tokenizer.channels} channels x {tokenizer.latent_size} "
+        f"= {tokenizer.latent_size.volume} tokens",
+        f"scales           {tokenizer.schedule} = {rungs} tokens of {tokenizer.codec.levels} codes "
+        "per channel",
+    ]
 
 
 def _state_bytes(parameters: int, zero_stage: int, workers: int, precision: str) -> float:

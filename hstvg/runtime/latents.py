@@ -224,9 +224,9 @@ def check_latents(config: Mapping[str, Any]) -> None:
     lineage = read_lineage(path)
     if lineage is None:
         return
-    if config["stage"]["name"] == "tokenizer":
+    if config["generator"] is None:
         raise ConfigError(
-            f"{path} holds latents, of which no tokenizer can learn; give "
+            f"{path} holds latents, of which stage={config['stage']['name']} cannot learn; give "
             f"data.path={lineage.source}, the videos that they were made from"
         )
     if config["data"]["buckets"]:

@@ -18,6 +18,7 @@ from hstvg.runtime import flops, preflight
 from hstvg.runtime.assemble import (
     build_objective,
     build_stage,
+    files_of_terms,
     frozen_tokenizer,
     run_facts,
     settle,
@@ -120,7 +121,8 @@ def run_worker(config: dict[str, Any], worker: Worker, shard: Any) -> None:
 
     def publish(weights: dict[str, Tensor], step: int) -> None:
         model = export(config, stage, weights, step)
-        show_samples(model, step, run.sample_clips, stream, tracker)
+        if model is not None:
+            show_samples(model, step, run.sample_clips, stream, tracker)
 
     try:
         train(
@@ -143,9 +145,16 @@ def export(
     stage: Any,
     weights: Mapping[str, Tensor],
     step: int,
-) -> VideoModel:
-    """Write the averaged weights as a bundle and load it."""
+) -> VideoModel | None:
+    """Write the averaged weights as a bundle and load it, if it is of a model of videos."""
+    folder = Path(config["run_dir"]) / "export"
     window = {name: config["data"][name] for name in ("num_frames", "fps", "height", "width")}
+    if config["stage"]["name"] == "features":
+        node = {"stage": "features", "step": step, "window": window}
+        node |= {"tokenizer": None, "generator": None, **config["stage"]["module"]}
+        del node["_target_"]
+        save_model(folder, node, weights, _card(config, step))
+        return None
     node = {
         "stage": config["stage"]["name"],
         "step": step,
@@ -157,7 +166,6 @@ def export(
     if config["stage"]["name"] == "generator":
         frozen = stage.tokenizer.state_dict()
         whole |= {f"tokenizer.{name}": value.cpu() for name, value in frozen.items()}
-    folder = Path(config["run_dir"]) / "export"
     save_model(folder, node, whole, _card(config, step))
     return load_model(folder)
 
@@ -224,6 +232,7 @@ def _check_lineage(folder: Path, lineage: Mapping[str, Any]) -> None:
         "data": ("index", "data.path"),
         "tokenizer": ("weights", "tokenizer_run"),
         "vae": ("identity", "tokenizer.pretrained"),
+        "terms": ("files", "objective.terms"),
     }
     for kind, (digest, key) in kinds.items():
         if before.get(kind, {}).get(digest) != lineage.get(kind, {}).get(digest):
@@ -254,6 +263,12 @@ def _lineage(config: Mapping[str, Any]) -> dict[str, Any]:
         "config": config_hash(config),
         "data": {"path": config["data"]["path"], "index": read_index(config["data"]["path"]).hash},
     }
+    files = [Path(term[name]) for term, name in files_of_terms(config)]
+    files = [file / "model.safetensors" if file.is_dir() else file for file in files]
+    if files:
+        lineage["terms"] = {"files": {str(file): file_hash(file) for file in files}}
+    if config["tokenizer"] is None:
+        return lineage
     if config["tokenizer_run"]:
         weights = Path(config["tokenizer_run"]) / "export" / "model.safetensors"
         lineage["tokenizer"] = {"run": config["tokenizer_run"], "weights": file_hash(weights)}
@@ -325,7 +340,11 @@ def _facts(config: Mapping[str, Any], accumulation: int, device: torch.device) -
 
 def _card(config: Mapping[str, Any], step: int) -> str:
     """The model card: what it is and how to load it."""
-    kind = "video generator" if config["generator"] else "video tokenizer"
+    if config["stage"]["name"] == "features":
+        kind, module, load = "network of clip features", "nn.features", "load_features"
+    else:
+        kind = f"video {config['stage']['name']}"
+        module, load = "generate.bundle", "load_model"
     data = config["data"]
     return (
         f"# {config['run']['name']}\n\n"
@@ -333,7 +352,7 @@ def _card(config: Mapping[str, Any], step: int) -> str:
         f"({data['num_frames']} frames of {data['height']}x{data['width']} at {data['fps']:g} fps) "
         f"from {Path(data['path']).name}. Averaged weights, float32, decay "
         f"{config['optimizer']['ema_decay']}.\n\n"
-        "```python\nfrom hstvg.generate.bundle import load_model\n"
-        'model = load_model("export")\n```\n\n'
+        f"```python\nfrom hstvg.{module} import {load}\n"
+        f'model = {load}("export")\n```\n\n'
         "Its licence is that of the footage it was trained on.\n"
     )

@@ -63,7 +63,7 @@ def describe(config: Mapping[str, Any]) -> str:
     feed = open_feed(run, data)
     plan, index = feed.plan, feed.index
     with torch.device("meta"):
-        strides = build(config["tokenizer"]).strides
+        strides = build(config["tokenizer"]).strides if config["tokenizer"] else (1, 1, 1)
     rows = index.rows_of("train")
     lines = [f"data             {len(rows):,} of {len(index):,} clips are for training"]
     filled = {bucket.window: bucket for bucket in plan.buckets}

@@ -159,7 +159,8 @@ def seed_dropout(seed: int, position: int) -> None:
 def validate(
     stage: Stage, objective: Objective, engine: Engine, worker: Worker, stream: Stream
 ) -> dict[str, float]:
-    """Unweighted terms on held-out clips, and PSNR of predicted pixels; mean of all workers."""
+    """Unweighted terms on held-out clips, single values that the stage measured, and PSNR of
+    predicted pixels; mean of all workers."""
     sums: dict[str, Tensor] = {}
     count = 0
     stage.train(False)
@@ -169,6 +170,7 @@ def validate(
         _, terms = objective(prediction, batch)
         if prediction.pixels is not None:
             terms["psnr"] = psnr(prediction).mean()
+        terms |= {name: one for name, one in prediction.statistics.items() if one.ndim == 0}
         for name, value in _named("val", terms).items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value
         count += 1

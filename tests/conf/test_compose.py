@@ -32,6 +32,7 @@ NEEDED = {
 TERMS = {
     "tokenizer": ("reconstruction", "temporal", "kl", "codec", "commitment"),
     "generator": ("diffusion", "flow"),
+    "features": ("words",),
 }
 
 
@@ -128,7 +129,8 @@ def test_a_model_builds_and_is_measured_without_memory(model, stage, capsys, tmp
     preflight.check(settle(config))
     assert run_training(config, []) == {}
     said = capsys.readouterr().out
-    for word in (f"stage            {stage}", "latent", "tokens", "parameters", "TFLOP", "ZeRO-3"):
+    latent = () if stage == "features" else ("latent", "tokens")
+    for word in (f"stage            {stage}", *latent, "parameters", "TFLOP", "ZeRO-3"):
         assert word in said
     assert not list(tmp_path.iterdir())
 
@@ -264,7 +266,7 @@ def test_a_wrong_type_is_named(override):
     ("override", "available"),
     [
         ("model=huge", "base large small tiny"),
-        ("stage=tokeniser", "generator tokenizer"),
+        ("stage=tokeniser", "features generator tokenizer"),
         ("engine=horovod", "deepspeed torch"),
         ("+experiment=none", "demo_generator"),
     ],
