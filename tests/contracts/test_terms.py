@@ -6,19 +6,25 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from lpips_weights import published
 from torch import Tensor
 
 import hstvg.objective
+from hstvg.nn.features import FeatureNetwork
+from hstvg.nn.lpips import Lpips
 from hstvg.objective.adversarial import AdversarialTerm
 from hstvg.objective.codec import CodecTerm
 from hstvg.objective.commitment import CommitmentTerm
 from hstvg.objective.diffusion import DiffusionTerm
 from hstvg.objective.flow import FlowTerm
 from hstvg.objective.kl import KLTerm
+from hstvg.objective.lpips import LpipsTerm
 from hstvg.objective.next_scale import NextScaleTerm
+from hstvg.objective.perceptual import PerceptualTerm
 from hstvg.objective.reconstruction import ReconstructionTerm
 from hstvg.objective.temporal import TemporalTerm
 from hstvg.objective.wavelet import WaveletTerm
+from hstvg.objective.words import WordsTerm
 from hstvg.types import Pair, Posterior, Prediction, Term, VideoBatch
 
 SHAPE = (4, 4, 3, 2, 2)
@@ -44,6 +50,26 @@ def posterior(guess: Tensor, target: Tensor) -> Posterior:
     return Posterior(mean=mean, logvar=logvar)
 
 
+def video(guess: Tensor, target: Tensor) -> Pair:
+    """Three channels, large enough for a classifier of images."""
+
+    def large(x: Tensor) -> Tensor:
+        return x[:, :3].repeat_interleave(16, 3).repeat_interleave(16, 4)
+
+    return pair(large(guess), large(target))
+
+
+def words(guess: Tensor, target: Tensor) -> Pair:
+    """Sure of no word, and less so the farther the guess lies from the target."""
+    logits = 5 * (guess.float() - target.detach().float()).flatten(1).square() - 20
+    return pair(logits, torch.zeros_like(logits))
+
+
+def reader() -> FeatureNetwork:
+    torch.manual_seed(0)
+    return FeatureNetwork(num_words=2, base=4, depth=2)
+
+
 ALL_TERMS = [
     Case(
         AdversarialTerm(),
@@ -59,9 +85,12 @@ ALL_TERMS = [
     Case(FlowTerm(), lambda g, t: Prediction(motion=(trusted(g, t), trusted(g, t)))),
     Case(KLTerm(), lambda g, t: Prediction(posterior=posterior(g, t))),
     Case(NextScaleTerm(), lambda g, t: Prediction(residuals=(pair(g, t), pair(g, t)))),
+    Case(LpipsTerm(Lpips(published("alex"))), lambda g, t: Prediction(pixels=video(g, t))),
+    Case(PerceptualTerm(reader()), lambda g, t: Prediction(pixels=video(g, t))),
     Case(ReconstructionTerm(), lambda g, t: Prediction(pixels=pair(g, t))),
     Case(TemporalTerm(), lambda g, t: Prediction(pixels=pair(g, t))),
     Case(WaveletTerm(), lambda g, t: Prediction(pixels=pair(g, t))),
+    Case(WordsTerm(), lambda g, t: Prediction(words=words(g, t))),
 ]
 
 each_term = pytest.mark.parametrize(
