@@ -64,7 +64,7 @@ def test_every_group_is_known_to_this_file():
     groups = {path.name for path in CONF_DIR.iterdir() if path.is_dir()}
     assert groups == {
         *("model", "tokenizer", "generator", "stage", "worker", "engine", "tracker"),
-        *("adversary", "source", "experiment"),
+        *("adversary", "term", "source", "experiment"),
     }
 
 
@@ -152,6 +152,26 @@ def test_every_generator_builds_at_every_size(model, generator):
     objective = build_objective(config)
     terms = {"hst": {"diffusion", "flow"}, "next_scale": {"next_scale"}}
     assert set(objective.terms) == terms[generator]
+
+
+FILES = {"perceptual": "features=export", "lpips": "weights=lpips.pt"}
+"""Of the terms that must be given one."""
+
+
+@pytest.mark.parametrize("name", choices("term"))
+def test_a_further_term_is_one_choice(name):
+    given = [f"objective.terms.{name}.term.{FILES[name]}"] if name in FILES else []
+    terms = compose_train(f"+term={name}", *given)["objective"]["terms"]
+    assert tuple(terms) == (*TERMS["tokenizer"], name)
+    if given:
+        assert f"add {given[0].split('=')[0]}=..." in failing("train", f"+term={name}")
+    else:
+        assert isinstance(build(terms[name]["term"]), Term)
+
+
+def test_further_terms_can_be_combined():
+    terms = compose_train("+term=[wavelet,perceptual]", "dry_run=true")["objective"]["terms"]
+    assert {"wavelet", "perceptual"} < terms.keys()
 
 
 @pytest.mark.parametrize("name", choices("experiment"))

@@ -89,9 +89,7 @@ def test_a_network_of_another_number_of_words_is_refused():
 
 
 def perceptual(folder):
-    term = f"{{_target_:hstvg.objective.perceptual.PerceptualTerm,features:{folder}}}"
-    entry = f"{{_target_:hstvg.objective.objective.WeightedTerm,weight:0.1,term:{term}}}"
-    return f"+objective.terms.perceptual={entry}"
+    return "+term=perceptual", f"objective.terms.perceptual.term.features={folder}"
 
 
 def lines_of(run):
@@ -106,7 +104,7 @@ def runs(tmp_path_factory, run_locally):
     """`feat` and, trained with what it sees, `tok`."""
     root = tmp_path_factory.mktemp("runs")
     run_locally(root, "feat", *SMALL)
-    run_locally(root, "tok", perceptual(root / "feat" / "export"))
+    run_locally(root, "tok", *perceptual(root / "feat" / "export"))
     return root
 
 
@@ -156,15 +154,15 @@ def test_a_run_does_not_go_on_with_other_features(runs, compose_run, tmp_path):
         (tok / file).write_text(moved)
     model = feat / "export" / "model.safetensors"
     model.write_bytes(model.read_bytes()[:-1] + b"\0")
-    override = perceptual(feat / "export")
+    more = perceptual(feat / "export")
     with pytest.raises(ConfigError, match=r"another files of its terms.*objective\.terms"):
-        run_training(*compose_run(tmp_path, "tok", *LOCAL, override))
+        run_training(*compose_run(tmp_path, "tok", *LOCAL, *more))
 
 
 def test_features_that_are_not_there_are_refused_before_the_start(compose_run, tmp_path):
-    override = perceptual(tmp_path / "nowhere")
+    more = perceptual(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="nowhere holds no exported network"):
-        run_training(*compose_run(tmp_path, "tok", *LOCAL, override))
+        run_training(*compose_run(tmp_path, "tok", *LOCAL, *more))
 
 
 def test_it_is_no_model_of_videos(runs, compose_run, tmp_path):
