@@ -49,6 +49,8 @@ class RunFacts:
     """Held-out clips rebuilt, or captions sampled, at every checkpoint."""
     log_every: int = 25
     """Steps per progress line; metrics.jsonl has every step."""
+    compile: bool = False
+    """torch.compile the stage: minutes at the start for faster steps, most of all on a GPU."""
     log_samples: bool = False
     """Write down every sample trained, in order/, so that the run can be audited."""
 

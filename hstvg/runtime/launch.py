@@ -48,6 +48,7 @@ RESUME_MAY_CHANGE = {
         "sample_clips",
         "log_every",
         "log_samples",
+        "compile",
         "root",
     },
     # The data set is known by the hash of its index.
@@ -100,6 +101,8 @@ def run_worker(config: dict[str, Any], worker: Worker, shard: Any) -> None:
     stage = build_stage(config, frozen_tokenizer(config))
     assert isinstance(stage, torch.nn.Module)
     stage.to(worker.device)
+    if run.compile:
+        stage.compile()
     optimizer = torch.optim.AdamW(
         [weight for weight in stage.parameters() if weight.requires_grad],
         lr=config["optimizer"]["lr"],
