@@ -81,7 +81,7 @@ class AdversarialEngine:
         pair = prediction.pixels
         assert pair is not None, "an adversary needs Prediction.pixels"
         if not learning:
-            return replace(prediction, realism=self.discriminator(pair.guess).mean(1))
+            return replace(prediction, realism=self.discriminator(pair.guess.float()).mean(1))
         # Cut off the engine's graph: its backward never comes here, and this one never there.
         guess = pair.guess.detach().float().requires_grad_()
         fake, real = self.discriminator(guess), self.discriminator(pair.target.detach().float())
