@@ -34,15 +34,21 @@ TINY = (
     "tokenizer.channels=4",
     "tokenizer.base=8",
 )
-TINY_GENERATOR = (
-    "generator.widths=[16,32]",
-    "generator.head_dim=16",
-    "generator.window=2",
-    "generator.draws=[1,1]",
+TINY_TEXT = (
     "generator.text.width=32",
     "generator.text.layers=1",
     "generator.text.heads=2",
+    "generator.head_dim=16",
 )
+TINY_GENERATOR = {
+    "generator=hst": (
+        *TINY_TEXT,
+        "generator.widths=[16,32]",
+        "generator.window=2",
+        "generator.draws=[1,1]",
+    ),
+    "generator=next_scale": (*TINY_TEXT, "generator.width=32", "generator.depth=1"),
+}
 """Sizes at which a step takes milliseconds, and so few clips that every path is walked."""
 
 
@@ -111,7 +117,10 @@ def compose_run(shapes_dataset: Path) -> Callable[..., ComposedRun]:
     from hstvg.runtime.config import compose
 
     def composed(root: Path, name: str, *overrides: str) -> ComposedRun:
-        sizes = [*TINY, *(TINY_GENERATOR if "stage=generator" in overrides else ())]
+        sizes = list(TINY)
+        if "stage=generator" in overrides:
+            kind = next((kind for kind in TINY_GENERATOR if kind in overrides), "generator=hst")
+            sizes += TINY_GENERATOR[kind]
         given = [f"data.path={shapes_dataset}", f"run.root={root}", f"run.name={name}"]
         chosen: dict[str, str] = {}
         for override in [*sizes, *given, *overrides]:
