@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hstvg.report import curves
 from hstvg.report.run_folder import History, RunFolder, find_tokenizer_run, read_history, read_run
-from hstvg.report.scores import CONDITIONS, Group, Split, groups, splits
+from hstvg.report.scores import CONDITIONS, SCALE_SCORES, Group, Split, groups, scales, splits
 from hstvg.report.videos import Shelf, Video
 
 ROW_COLUMNS = ("real", "reconstruction", "sample")
@@ -75,6 +75,8 @@ def render(run: RunFolder) -> str:
             rows=rows,
             splits=shown_splits,
             groups=shown_groups,
+            scales=scales(run.scores),
+            scale_scores=SCALE_SCORES,
             num_clips=run.scores.get("num_clips"),
             conditions=CONDITIONS,
             charts=curves.charts(run.history),

@@ -14,6 +14,7 @@ CONDITIONS = {
     "frozen": "one frame held still",
 }
 UNITS = {"psnr": " dB"}
+SCALE_SCORES = {"explained": "explained variance", "psnr": "PSNR", "ssim": "SSIM"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,32 @@ class Group:
 
     name: str
     scores: tuple[Score, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleRow:
+    """What the codes keep up to one scale."""
+
+    scale: str
+    tokens: str
+    entropy: str
+    """Of its codes, as a share of the most there can be."""
+    scores: tuple[Score, ...]
+    """Explained variance of the latent, then of the decoded clips."""
+
+
+def scales(scores: Mapping[str, Any]) -> tuple[ScaleRow, ...]:
+    """Per scale, coarse to fine; empty where the tokenizer was not scored so."""
+    rows = scores.get("scales") or []
+    return tuple(
+        ScaleRow(
+            scale=str(row["scale"]),
+            tokens=str(row["tokens"]),
+            entropy=_share(row["entropy"]) if _finite(row["entropy"]) else "",
+            scores=tuple(_score(name, row[name], number) for name in SCALE_SCORES),
+        )
+        for row in rows
+    )
 
 
 def splits(scores: Mapping[str, Any]) -> tuple[Split, ...]:

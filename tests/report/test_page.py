@@ -69,6 +69,20 @@ SCORES = {
             frozen=(0.87, 0.42, 0.1),
         ),
     },
+    "scales": [
+        {
+            "scale": scale,
+            "tokens": tokens,
+            "entropy": entropy,
+            "explained": {"value": explained, "low": 0.1, "high": 0.97, "n": 64},
+            "psnr": {"value": psnr, "low": 17.01, "high": 29.01, "n": 64},
+            "ssim": {"value": 0.71, "low": 0.7, "high": 0.72, "n": 64},
+        }
+        for scale, tokens, entropy, explained, psnr in [
+            ("1x1x1", 1, 0.74, 0.2345, 17.55),
+            ("2x2x2", 8, 0.81, 0.9123, 28.66),
+        ]
+    ],
     "chance": {"colour": 0.125, "shape": 0.333, "motion": 0.111},
 }
 
@@ -206,6 +220,12 @@ def test_holds_every_score(finished_run: Path):
             assert all(f"{score['value']:.2f}" in page.text for score in scores.values())
     for shown in ("27.43 dB", "26.91 to 27.95", "0.913", "clear of chance", "0.333"):
         assert shown in page.text
+
+
+def test_shows_what_each_scale_keeps(finished_run: Path):
+    text = page_of(finished_run).text
+    for shown in ("1x1x1", "2x2x2", "0.2345", "0.9123", "17.55 dB", "28.66 dB", "0.74", "0.81"):
+        assert shown in text
 
 
 def test_says_how_to_do_it_again(finished_run: Path):
