@@ -59,8 +59,11 @@ def measured(cases: list[tuple[str, ...]], repetitions: int, threads: int) -> Fo
     for _ in range(repetitions):
         for case in random.sample(cases, len(cases)):
             command = [sys.executable, "-m", "benchmarks.tokenizer", "--measure", *case]
-            environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-            said = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment)
+            # One arena: else what threads happen to free where is counted as memory in use.
+            settings = {"OMP_NUM_THREADS": str(threads), "MALLOC_ARENA_MAX": "1"}
+            said = subprocess.run(
+                command, stdout=subprocess.PIPE, check=True, env={**os.environ, **settings}
+            )
             found[case[1:]].append(json.loads(said.stdout.decode().splitlines()[-1]))
     return found
 
