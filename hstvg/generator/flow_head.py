@@ -60,7 +60,7 @@ class FlowHead(nn.Module):
     def sample(
         self,
         noise: Float[Tensor, "B C t h w"],
-        states: Float[Tensor, "B N D"],
+        states: Float[Tensor, "rows N D"],
         block: Block,
         *,
         steps: int,

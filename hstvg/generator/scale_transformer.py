@@ -159,7 +159,8 @@ class ScaleTransformer(nn.Module):
         cells = x.to(gist.dtype).flatten(2).transpose(1, 2)
         if block.rung is None:
             return self.given(cells)
-        kind = self.kind.weight[block.rung.kind]
+        # By the module's own forward: under ZeRO 3 its weights are whole only inside.
+        kind = self.kind(torch.tensor(block.rung.kind, device=x.device))
         if block.rung.depth == 0:  # nothing is known yet but the text
             return (self.start(gist)[:, None] + kind).expand(-1, cells.shape[1], -1)
         return self.rung(cells) + kind

@@ -178,6 +178,20 @@ def test_a_run_goes_on_elsewhere(engine, root, run_of, arguments):
         torch.testing.assert_close(value, want[key], rtol=TOLERANCE, atol=1e-5, msg=key)
 
 
+@pytest.mark.parametrize("head", ["codes", "flow"])
+def test_the_next_scale_generator_takes_the_same_steps_under_zero_3(
+    head, root, ray_cluster, arguments
+):
+    facts = ("generator=next_scale", f"generator.head={head}", "generator.checkpointing=true")
+    local = ("worker=local", "worker.threads=1", "engine=torch", "run.micro_batch=4")
+    run_training(*arguments(f"{head}-one", *facts, *local))
+    run_training(*arguments(f"{head}-zero-3", *facts, *ENGINES["zero-3"]))
+    one, two = (numbers(root / f"{head}-{name}") for name in ("one", "zero-3"))
+    assert len(one) == STEPS
+    for want, got in zip(one, two, strict=True):
+        assert got == pytest.approx(want, rel=TOLERANCE, abs=1e-6), want["step"]
+
+
 def test_dropout_is_the_same_for_any_number_of_workers(root, ray_cluster, arguments):
     drops = ("engine=torch", "run.micro_batch=2", "generator.text.dropout=0.2")
     run_training(*arguments("drops-two", *drops, "worker.num_workers=2"))
