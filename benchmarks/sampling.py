@@ -47,8 +47,9 @@ def main(model: str, clips: int) -> None:
         if way.part:
             continue
         faster, fewer = medians[baseline] / medians[name], ways[baseline].passes / way.passes
+        counted = f"{way.flops / 1e9:8.2f}" if way.flops else f"{'':>8}"
         print(
-            f"{name:<36} {medians[name]:8.4f} {way.flops / 1e9:8.2f} {way.passes:7d}  "
+            f"{name:<36} {medians[name]:8.4f} {counted} {way.passes:7d}  "
             f"{faster:5.1f} x faster, {fewer:4.1f} x fewer passes"
         )
     for schedule in SCHEDULES:
