@@ -26,7 +26,7 @@ class Sampling:
     """Of code probabilities; 0 takes the likeliest."""
     top_k: int = 0
     """Codes per channel to draw from, the likeliest first; 0 is all."""
-    top_p: float = 1.0
+    top_p: float = 0.8
     """Draw from the likeliest codes that have this probability together."""
 
     @classmethod

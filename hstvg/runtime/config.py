@@ -173,7 +173,7 @@ class GenerateSchema:
     """Of code probabilities; 0 takes the likeliest."""
     top_k: int = 0
     """Codes per channel to draw from; 0 is all."""
-    top_p: float = 1.0
+    top_p: float = 0.8
     """Draw from the likeliest codes that have this probability together."""
     batch: int = 16
     upscale: int = 1
@@ -202,7 +202,7 @@ class EvaluateSchema:
     guidance: float = 5.0
     temperature: float = 1.0
     top_k: int = 0
-    top_p: float = 1.0
+    top_p: float = 0.8
     seed: int = 0
     batch: int = 32
     device: str = "auto"
