@@ -1,7 +1,8 @@
 """The adversary: a discriminator that learns beside an engine to tell its guesses from the truth.
 
-It wraps the engine and is one itself, so neither the loop nor DeepSpeed knows of it: two engines of
-DeepSpeed in one process mix up their gradients. Small as it is, every rank holds all of it.
+It wraps the engine and is one itself, so neither the loop nor DeepSpeed knows of it: a second
+DeepSpeed engine for D(G(x)) is a known source of trouble (its issues 399 and 4923). Small as it is,
+every rank holds all of it; its operations are left out of perf/mfu.
 """
 
 from collections.abc import Callable, Iterator, Mapping
