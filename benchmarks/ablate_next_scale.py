@@ -3,9 +3,10 @@
     python -m benchmarks.ablate_next_scale DATA RUNS [seeds] [tokenizer steps] [generator steps]
 
 DATA is a one-object shape world at 32x32 (python -m pipelines.prepare source=shapes
-source.max_shapes=1 source.camera_fraction=0 source.style_fraction=0). Every variant trains its own
-tokenizer and generator for each seed, with the same steps, and is scored on held-out prompts; runs
-that are there already are not trained again, so a killed ablation goes on. The table goes to
+source.max_shapes=1 source.camera_fraction=0 source.style_fraction=0). Every variant trains a
+generator for each seed, and a tokenizer where it differs in that, with the same steps, and is
+scored on the same held-out prompts; runs that are there already are not trained again, so a killed
+ablation goes on. The table goes to
 docs/ablation_next_scale.md: medians of the seeds for decibels, pooled counts with their 95 %
 intervals for accuracies.
 """

@@ -119,10 +119,11 @@ def next_scale_ways(model: str, schedule: str, clips: int) -> dict[str, Way]:
         states = generator.transformer.extend(memories, blocks[-1], inputs[-1], condition)
         return generator.head(states)
 
+    passes = len(blocks) + 1  # and one for the text
     rungs = sum(block.rung is not None for block in blocks)
     name = f"next-scale {schedule}"
     return {
-        name: Way(no_grad(remembered), rungs, sample_flops(model, schedule, "next_scale")),
+        name: Way(no_grad(remembered), passes, sample_flops(model, schedule, "next_scale")),
         f"{name}, recomputed": Way(no_grad(recomputed), rungs),
         f"{name}, last rung": Way(no_grad(last), 1, part=True),
         f"{name}, recomputed, last rung": Way(no_grad(lambda: whole(len(blocks))), 1, part=True),

@@ -233,7 +233,11 @@ def upsample(x: Float[Tensor, "B C t h w"], scale: Scale) -> Float[Tensor, "B C 
     """Repeat every cell up to a scale that x divides: the operator U_k; pool undoes it exactly."""
     if x.shape[2:] == tuple(scale):
         return x
-    return F.interpolate(x, size=tuple(scale), mode="nearest")
+    # By hand: interpolate rounds some whole ratios to the wrong cell.
+    B, C, t, h, w = x.shape
+    a, b, c = (big // small for big, small in zip(scale, (t, h, w), strict=True))
+    blocks = x[:, :, :, None, :, None, :, None].expand(B, C, t, a, h, b, w, c)
+    return blocks.reshape(B, C, *scale)
 
 
 def null_space(x: Float[Tensor, "B C t h w"], scale: Scale) -> Float[Tensor, "B C t h w"]:

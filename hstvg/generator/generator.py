@@ -21,13 +21,23 @@ class Sampling:
     """Euler steps: per pyramid level of a denoiser, per rung of a flow head."""
     guidance: float = 5.0
     """Weight of classifier-free guidance (arXiv 2207.12598); 1 is none. Of a next-scale transformer
-    that of the last rung, to which it rises evenly from 1."""
+    that of the last scale, to which it rises evenly from half of it."""
     temperature: float = 1.0
     """Of code probabilities; 0 takes the likeliest."""
     top_k: int = 0
     """Codes per channel to draw from, the likeliest first; 0 is all."""
     top_p: float = 0.8
     """Draw from the likeliest codes that have this probability together."""
+
+    def __post_init__(self) -> None:
+        wrong = {
+            "steps": self.steps < 1,
+            "temperature": self.temperature < 0,
+            "top_k": self.top_k < 0,
+            "top_p": not 0 <= self.top_p <= 1,
+        }
+        for name in (name for name, is_wrong in wrong.items() if is_wrong):
+            raise ValueError(f"{name}={getattr(self, name)} is out of its range")
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Sampling":

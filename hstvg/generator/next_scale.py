@@ -19,7 +19,7 @@ from hstvg.generator.generator import Sampling
 from hstvg.generator.scale_transformer import CodeHead, Memories, ScaleTransformer
 from hstvg.generator.told import Told, encode_nothing, read_prompts, tell
 from hstvg.paths.draws import Draws
-from hstvg.scales import Rung, Scale, pool
+from hstvg.scales import Rung, Scale, ScaleSchedule, pool
 from hstvg.scene.text import TextEncoder
 from hstvg.types import (
     Codec,
@@ -46,7 +46,7 @@ class NextScaleExample:
     present: tuple[Bool[Tensor, "B _t"] | None, ...]
     """Per block, which of its frames a clip has; None is all."""
     targets: tuple[Tensor, ...]
-    """Per rung, B C t h w: codes; of a flow head what the rung is to say, at unit variance."""
+    """Per rung, B C t h w: codes; of a flow head what the rung is to say, in deviations."""
     noises: tuple[Float[Tensor, "B C _t _h _w"], ...] = ()
     """Per rung, for a flow head."""
     taus: tuple[Float[Tensor, "B"], ...] = ()
@@ -94,6 +94,12 @@ class NextScaleGenerator(nn.Module):
                 f"context_frames={context_frames} must leave a latent of "
                 f"{codec.schedule.size.t} frames something to write"
             )
+        if width % head_dim or head_dim % 2:
+            raise ValueError(
+                f"width={width} is not whole heads of head_dim={head_dim}, an even one"
+            )
+        if len(codec.schedule) > 1 and context_frames:
+            codec.schedule.resized((context_frames, *codec.schedule.size[1:]))  # whole segments
         self.schedule = codec.schedule
         self.channels = codec.channels
         self.levels = codec.levels
@@ -111,6 +117,7 @@ class NextScaleGenerator(nn.Module):
             width=width,
             depth=depth,
             head_dim=head_dim,
+            reads_frames=context_frames > 0 or len(codec.schedule) > 1,
             checkpointing=checkpointing,
         )
         self.head: CodeHead | FlowHead
@@ -136,7 +143,7 @@ class NextScaleGenerator(nn.Module):
         """
         z = batch.latent.float()
         schedule = codec.schedule.resized(z.shape[2:])
-        blocks = blocks_of(schedule, self.context_frames)
+        blocks = blocks_of(schedule, self._context_of(schedule))
         split = codec.split(
             z,
             quantise=not self.writes_values,
@@ -145,7 +152,7 @@ class NextScaleGenerator(nn.Module):
         inputs, present = [], []
         for block in blocks:
             inputs.append(self._input(block, z, split, schedule.rungs))
-            beginning = block.rung is None and len(schedule) == 1
+            beginning = block.rung is None and len(self.schedule) == 1
             present.append(self._given_frames(block, draws) if beginning else None)
         targets, noises, taus = split.codes, (), ()
         if self.writes_values:
@@ -221,14 +228,16 @@ class NextScaleGenerator(nn.Module):
         z = torch.zeros(len(captions), self.channels, *self.latent_size, device=draws.device)
         forced = self._forced(codec, given)
         states = []
-        for block in blocks_of(self.schedule, self.context_frames):
+        blocks = blocks_of(self.schedule, self._context_of(self.schedule))
+        for block in blocks:
             if block.rung is None:
                 self._read(memories, block, z, given, condition)
                 continue
             frames = block.rung.frames
             asked = pool(z[:, :, frames], block.rung.scale)
             rows = asked.repeat(len(condition.text) // len(asked), 1, 1, 1, 1)
-            state = self.transformer.extend(memories, block, rows, condition)
+            last = block is blocks[-1]  # nobody reads what it would keep, the most of all
+            state = self.transformer.extend(memories, block, rows, condition, keep=not last)
             if block.number < len(forced):
                 residual = forced[block.number]
             else:
@@ -247,8 +256,8 @@ class NextScaleGenerator(nn.Module):
     ) -> Float[Tensor, "Bt C t h w"]:
         """What a rung says, from its tokens' states."""
         assert block.rung is not None
-        rungs = len(self.schedule.rungs)
-        guidance = guidance_at(block.number, rungs, settings.guidance)
+        ladder = self.schedule[block.rung.segment]
+        guidance = guidance_at(block.rung.depth, len(ladder), settings.guidance)
         shape = (self.channels, *block.size)
         if isinstance(self.head, FlowHead):
             noise = draws.normal(f"rung/{block.number}", *shape)
@@ -261,6 +270,13 @@ class NextScaleGenerator(nn.Module):
         uniform = draws.uniform(f"rung/{block.number}", *logits.shape[1:])
         codes = draw_codes(logits, uniform, settings)
         return codec.decode(codes.unflatten(-1, block.size), block.rung)
+
+    def _context_of(self, schedule: ScaleSchedule) -> int:
+        """Frames that a latent of a size may be given beside its rungs: never all there is, and
+        none where finished segments are read anyway."""
+        if len(self.schedule) > 1 or self.context_frames >= schedule.size.t:
+            return 0
+        return self.context_frames
 
     def _read(
         self,
@@ -301,11 +317,13 @@ class NextScaleGenerator(nn.Module):
         return ()
 
     def _corrupt(self, draws: Draws, codec: Codec, rungs: Sequence[Rung]) -> Corrupt:
-        """The errors that the coarser scales of a batch are read with; none in the last rung."""
+        """The errors that the coarser scales of a batch are read with; none in the last rung of a
+        segment, which no later one could correct."""
         share = (draws.uniform("corrupt") * self.corruption).view(-1, 1, 1, 1, 1)
 
         def corrupt(values: Tensor, number: int) -> Tensor:
-            if number == len(rungs) - 1 or not self.corruption:
+            last = number + 1 == len(rungs) or rungs[number + 1].depth == 0
+            if last or not self.corruption:
                 return values
             shape = values.shape[1:]
             if self.writes_values:
@@ -339,9 +357,10 @@ class NextScaleGenerator(nn.Module):
         return torch.arange(block.span, device=count.device) < count[:, None]
 
 
-def guidance_at(number: int, rungs: int, guidance: float) -> float:
-    """Weight of guidance at a rung: half of the full weight at the first, and never below 1."""
-    return max(1.0, guidance * (0.5 + 0.5 * number / max(rungs - 1, 1)))
+def guidance_at(depth: int, rungs: int, guidance: float) -> float:
+    """Weight of guidance at a rung of its ladder: half of the full weight at the first, and never
+    below 1."""
+    return max(1.0, guidance * (0.5 + 0.5 * depth / max(rungs - 1, 1)))
 
 
 @torch.no_grad()

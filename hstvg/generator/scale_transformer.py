@@ -41,6 +41,7 @@ class ScaleTransformer(nn.Module):
         text_width: width of the condition's text tokens.
         width: D.
         depth: layers.
+        reads_frames: whether finished latent frames are among its blocks.
         checkpointing: recompute each layer in the backward pass instead of keeping its activations.
     """
 
@@ -53,6 +54,7 @@ class ScaleTransformer(nn.Module):
         width: int,
         depth: int,
         head_dim: int,
+        reads_frames: bool = True,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -62,7 +64,7 @@ class ScaleTransformer(nn.Module):
         self.gist = nn.Linear(text_width, width)
         self.start = nn.Linear(text_width, width)
         self.rung = nn.Linear(channels, width)
-        self.given = nn.Linear(channels, width)
+        self.given = nn.Linear(channels, width) if reads_frames else None
         self.kind = nn.Embedding(kinds, width)
         self.modulation = Modulation(width)
         self.layers = nn.ModuleList(
@@ -110,11 +112,19 @@ class ScaleTransformer(nn.Module):
         x: Float[Tensor, "B C t h w"],
         condition: Condition,
         present: Bool[Tensor, "B t"] | None = None,
+        keep: bool = True,
     ) -> Float[Tensor, "B N D"]:
-        """States of the next block's tokens, which it is added to the memories."""
+        """States of the next block's tokens.
+
+        Args:
+            keep: add them to the memories, for the blocks to come.
+        """
         gist = self._pool(condition)
-        memories.real.append(_real(block, x, present))
-        mask = torch.cat(memories.real, dim=1)[:, None, None]
+        real = [*memories.real, _real(block, x, present)]
+        memories.real = real if keep else memories.real
+        for memory in memories.layers:
+            memory.keeps = keep
+        mask = torch.cat(real, dim=1)[:, None, None]
         tokens = self._embed(block, x, gist)
         return self._layers(tokens, gist, self._angles(block, x), mask, memories)
 
@@ -158,6 +168,7 @@ class ScaleTransformer(nn.Module):
     ) -> Float[Tensor, "B N D"]:
         cells = x.to(gist.dtype).flatten(2).transpose(1, 2)
         if block.rung is None:
+            assert self.given is not None, "this transformer was made without given frames"
             return self.given(cells)
         # By the module's own forward: under ZeRO 3 its weights are whole only inside.
         kind = self.kind(torch.tensor(block.rung.kind, device=x.device))

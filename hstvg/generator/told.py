@@ -25,7 +25,8 @@ class Told:
 
     def condition(self, text: TextEncoder) -> Condition:
         if self.text is not None:
-            return Condition(text=self.text, text_mask=self.mask)
+            # Of the precision of the weights: an engine may have lowered theirs.
+            return Condition(text=self.text.to(text.encoder.dtype), text_mask=self.mask)
         assert self.ids is not None
         return Condition(text=text(self.ids, self.mask), text_mask=self.mask)
 

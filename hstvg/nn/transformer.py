@@ -54,13 +54,16 @@ class Memory:
     def __init__(self) -> None:
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
+        self.keeps = True
+        """Whether what is new is kept for later."""
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values so far, with new ones at their end."""
         if self.keys is not None and self.values is not None:
             keys = torch.cat([self.keys, keys], dim=2)
             values = torch.cat([self.values, values], dim=2)
-        self.keys, self.values = keys, values
+        if self.keeps:
+            self.keys, self.values = keys, values
         return keys, values
 
 
@@ -129,4 +132,5 @@ def _flex(compiled: bool) -> Any:
     """FlexAttention (arXiv 2412.05496); it is fast compiled alone, which pays on a GPU alone."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
+    # Captions make every batch of another length, so shapes may not be compiled in.
+    return torch.compile(flex_attention) if compiled else flex_attention

@@ -15,7 +15,6 @@ from hstvg.data.sample import Window
 from hstvg.data.video import encode_video
 from hstvg.generate.bundle import VideoModel
 from hstvg.generate.workflow import to_frames, to_pixels, write_clips
-from hstvg.generator.generator import Sampling
 from hstvg.metrics.control import CHANCE, ControlAccuracy
 from hstvg.metrics.interval import mean_interval
 from hstvg.metrics.reconstruction import Reconstruction
@@ -25,6 +24,7 @@ from hstvg.runtime.index import DatasetIndex, read_index
 from hstvg.runtime.latents import refuse_latents
 from hstvg.runtime.lineage import write_json
 from hstvg.runtime.reader import Reader, VideoOpener, references
+from hstvg.runtime.sampling import sampling_of
 from hstvg.runtime.worker_local import pick_device
 from hstvg.scene.grammar import read_caption
 
@@ -76,7 +76,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         "step": model.step,
         "data": {"path": index.root, "index": index.hash},
         "num_clips": len(cases),
-        "settings": {**asdict(Sampling.of(config)), "seed": config["seed"]},
+        "settings": {**asdict(sampling_of(config)), "seed": config["seed"]},
         "tokenizer": _tokenizer_scores(cases),
         "scales": _scale_scores(model, cases),
     }
@@ -138,8 +138,8 @@ def _cases(
                     model,
                     captions,
                     seed=config["seed"],
-                    first=int(part[0]),
-                    settings=Sampling.of(config),
+                    first=first,
+                    settings=sampling_of(config),
                     device=device,
                 )
             )

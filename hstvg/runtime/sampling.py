@@ -28,16 +28,17 @@ def generate(config: dict[str, Any]) -> list[Path]:
     model = open_run(config["run"])
     if model.generator is None:
         raise ConfigError(f"{config['run']} is a tokenizer's run; name a run of stage=generator")
-    num_frames = _frames(config, model)
     _check_kappa(config, model.generator)
+    settings = sampling_of(config)
     given = _given(config, model)
+    num_frames = _frames(config, model, 0 if given is None else len(given))
     if config["dry_run"]:
         print(f"{len(prompts)} videos of {num_frames} frames at {model.window.fps:g} fps")
         return []
     device = pick_device(config["device"])
     for first in range(0, len(prompts), config["batch"]):
         part = slice(first, first + config["batch"])
-        clips = _clips(model, prompts[part], first, num_frames, given, config, device)
+        clips = _clips(model, prompts[part], first, num_frames, given, settings, config, device)
         for clip, file, prompt in zip(clips, files[part], prompts[part], strict=True):
             write_video(clip, model.window.fps, file, config)
             if config["prompts"]:
@@ -52,11 +53,11 @@ def _clips(
     first: int,
     num_frames: int,
     given: np.ndarray | None,
+    settings: Sampling,
     config: Mapping[str, Any],
     device: torch.device,
 ) -> np.ndarray:
     """uint8 B T H W 3; with show_scales the scales of a video lie below one another."""
-    settings = Sampling.of(config)
     if config["show_scales"]:
         levels = write_scales(
             model, prompts, seed=config["seed"], first=first, settings=settings, device=device
@@ -107,13 +108,27 @@ def _clean(prompt: str) -> str:
     return re.sub(r"[\s\x00-\x1f]+", " ", prompt).strip()[:1000]
 
 
-def _frames(config: Mapping[str, Any], model: VideoModel) -> int:
+def sampling_of(config: Mapping[str, Any]) -> Sampling:
+    """Raises ConfigError where a setting is out of its range."""
+    try:
+        return Sampling.of(config)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _frames(config: Mapping[str, Any], model: VideoModel, given: int) -> int:
+    """Of the video, the given ones included: those and a block, if nothing else is asked for."""
     block, fps = model.window.num_frames, model.window.fps
     if config["duration_s"] is None:
-        return block
+        return given + block
     wanted = round(config["duration_s"] * fps)
     if wanted < 1:
         raise ConfigError(f"duration_s={config['duration_s']:g} is shorter than a frame")
+    if wanted <= given:
+        raise ConfigError(
+            f"duration_s={config['duration_s']:g}: the given frames are {given / fps:g} s already; "
+            "give more"
+        )
     assert model.generator is not None
     if wanted > block and not model.generator.context_frames:
         raise ConfigError(

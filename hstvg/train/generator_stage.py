@@ -31,6 +31,7 @@ class GeneratorStage(nn.Module):
     def example(self, batch: TrainingBatch, draws: Draws) -> Any:
         if isinstance(batch, VideoBatch):
             batch = encode_batch(self.tokenizer.to(batch.pixels.device), batch)
+        self.tokenizer.to(batch.latent.device)  # no submodule, so it does not move with the stage
         known = None
         # An encoder that is trained along has to see the captions themselves.
         if self.generator.text.frozen and batch.text is not None and batch.text_mask is not None:

@@ -51,4 +51,6 @@ def test_a_temperature_of_0_takes_the_likeliest():
 
 def test_a_low_temperature_sharpens():
     """p^2 over its sum: 0.25 of 0.34."""
-    assert draws(Sampling(temperature=0.5, top_p=1.0))[0].item() == pytest.approx(0.25 / 0.34, abs=0.03)
+    assert draws(Sampling(temperature=0.5, top_p=1.0))[0].item() == pytest.approx(
+        0.25 / 0.34, abs=0.03
+    )

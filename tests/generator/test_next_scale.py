@@ -13,7 +13,7 @@ from hstvg.scales import ScaleSchedule, pool
 from hstvg.scene.text import TextEncoder
 from hstvg.tokenizer.codec import ScaleCodec
 from hstvg.tokenizer.quantiser import BSQ, FSQ
-from hstvg.types import LatentBatch
+from hstvg.types import Condition, LatentBatch
 
 CPU = torch.device("cpu")
 SIZE = (4, 4, 4)
@@ -307,3 +307,47 @@ def test_clips_of_another_size_are_trained_on():
     )
     codes = generator(example_of(generator, codec, batch=batch)).codes
     assert [pair.codes.shape[2] for pair in codes] == [2, 16, 128]
+
+
+def test_a_clip_that_its_beginning_would_fill_is_given_none():
+    """Else the answer would be among what is read."""
+    codec = codec_of(SCHEDULES["first alone"])
+    generator = generator_of(codec, **{**PLAIN, "context_share": 1.0})
+    image = LatentBatch(
+        latent=noise(2, 3, 1, 4, 4), captions=CAPTIONS, positions=torch.arange(2), keys=("", "")
+    )
+    example = example_of(generator, codec, batch=image)
+    assert all(block.rung is not None for block in example.blocks)
+
+
+def test_no_segment_ends_with_an_error_that_none_could_correct():
+    codec = codec_of(SCHEDULES["first alone"])
+    generator = generator_of(codec, corruption=0.9)
+    rungs = codec.schedule.rungs
+    corrupt = generator._corrupt(Draws(0, [0, 1], CPU), codec, rungs)
+    codes = torch.zeros(2, 3, 4, 4, 4, dtype=torch.long)
+    ends = [
+        number for number, rung in enumerate(rungs) if torch.equal(corrupt(codes, number), codes)
+    ]
+    assert ends == [
+        number
+        for number, rung in enumerate(rungs)
+        if rung.depth + 1 == len(codec.schedule[rung.segment])
+    ]
+
+
+def test_captions_encoded_before_take_the_precision_of_the_weights():
+    codec = codec_of(SCHEDULES["cubic"])
+    generator = generator_of(codec, **PLAIN).bfloat16()
+    known = Condition(text=noise(2, 5, 16), text_mask=torch.ones(2, 5, dtype=torch.bool))
+    generator.no_text = noise(1, 16)
+    example = generator.example(batch_of(codec), codec, Draws(0, [0, 1], CPU), known)
+    assert generator(example).codes[0].logits.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"temperature": -1.0}, {"top_k": -1}, {"top_p": 1.5}]
+)
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.* out of its range"):
+        Sampling(**wrong)

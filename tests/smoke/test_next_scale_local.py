@@ -76,6 +76,7 @@ def test_a_clip_goes_on_from_given_frames(run, tmp_path):
         ("kappa=1", "writes 3 scales"),
         ("given=nowhere.mp4", "does not exist"),
         ("duration_s=0.01", "shorter than a frame"),
+        ("top_k=-1", "top_k=-1 is out of its range"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused(run, tmp_path, override, message):
