@@ -323,7 +323,7 @@ def test_texts_of_another_encoder_are_refused(
 
 
 def test_what_needs_pixels_is_refused(latents, shapes_dataset, tokenizer, compose_run, tmp_path):
-    with pytest.raises(ConfigError, match=f"no tokenizer can learn.*{shapes_dataset}"):
+    with pytest.raises(ConfigError, match=f"stage=tokenizer cannot learn.*{shapes_dataset}"):
         run_training(*compose_run(tmp_path, "tok", *LOCAL, WHOLE, f"data.path={latents}"))
     buckets = generator_on(latents, tokenizer, "data.buckets=[8x16x16]")
     with pytest.raises(ConfigError, match=r"leave data\.buckets out"):
