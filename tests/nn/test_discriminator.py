@@ -22,10 +22,10 @@ def test_a_clip_is_judged_alike_in_any_batch():
     assert torch.allclose(judge(pixels), parts, atol=1e-6)
 
 
-def test_a_patch_sees_as_far_as_it_says():
-    pixels = clips(1, 3, 8, 16, 32).requires_grad_()
-    logits = PatchDiscriminator(base=4, depth=2)(pixels).view(2, 4, 8)
-    (slope,) = torch.autograd.grad(logits[1, 2, 4], pixels)
+def test_a_patch_is_as_large_as_it_says():
+    judge, pixels = PatchDiscriminator(base=4, depth=2), clips(1, 3, 8, 16, 32).requires_grad_()
+    judge.norms = torch.nn.ModuleList([torch.nn.Identity()] * 2)  # which see the whole clip
+    (slope,) = torch.autograd.grad(judge(pixels).view(2, 4, 8)[1, 2, 4], pixels)
     for axis in (2, 3, 4):
         seen = slope.abs().sum([other for other in range(5) if other != axis]).nonzero()
         assert len(seen) == 7  # 2^3 - 1
