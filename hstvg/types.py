@@ -164,6 +164,8 @@ class Prediction:
     """Per level: velocity of the appearance channels."""
     motion: tuple[Pair, ...] = ()
     """Per level: velocity of the motion channels."""
+    trunk: tuple[Float[Tensor, "_rows *_axes"], ...] = ()
+    """Activations that all heads read, equally many rows per clip; () where there is one head."""
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     """What the model measures of its data: the means over all clips of a step come back to it."""
 
@@ -239,6 +241,15 @@ class Term(Protocol):
     def __call__(self, prediction: Prediction, batch: TrainingBatch) -> Float[Tensor, "B"]: ...
 
 
+@runtime_checkable
+class GaugedTerm(Term, Protocol):
+    """A term that knows what it costs to guess without any skill."""
+
+    def trivial(self, prediction: Prediction, batch: TrainingBatch) -> Float[Tensor, "B"]:
+        """Its value for a trivial guess of the same targets; it depends on no guess."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """A measured value with its 95 % interval and the number of things it was measured on."""
@@ -266,6 +277,7 @@ __all__ = [
     "Condition",
     "Corrupt",
     "Estimate",
+    "GaugedTerm",
     "LatentBatch",
     "LatentPyramid",
     "Metric",

@@ -144,16 +144,17 @@ class HierarchicalGenerator(nn.Module):
     def forward(self, example: GeneratorExample) -> Prediction:
         """Guessed beside true velocities, per level."""
         condition = example.told.condition(self.text)
-        velocity, motion = [], []
+        velocity, motion, trunk = [], [], []
         for level, path in enumerate(example.paths):
             count = self.draws[level]
-            guess = self.unet(path.x, path.tau, level, repeat(condition, count))
+            trunk.append(self.unet.trunk(path.x, path.tau, level, repeat(condition, count)))
+            guess = self.unet.head(trunk[-1])
             guess, target = (v.unflatten(0, (-1, count)) for v in (guess, path.velocity))
             C = self.latent_channels
             velocity.append(Pair(guess=guess[:, :, :C], target=target[:, :, :C]))
             trust = example.confidence[level][:, None]
             motion.append(Pair(guess=guess[:, :, C:], target=target[:, :, C:], weight=trust))
-        return Prediction(velocity=tuple(velocity), motion=tuple(motion))
+        return Prediction(velocity=tuple(velocity), motion=tuple(motion), trunk=tuple(trunk))
 
     @torch.no_grad()
     def sample(

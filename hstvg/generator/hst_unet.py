@@ -89,6 +89,16 @@ class HSTUNet(nn.Module):
         level: int,
         condition: Condition,
     ) -> Float[Tensor, "B C t h w"]:
+        return self.head(self.trunk(x, tau, level, condition))
+
+    def trunk(
+        self,
+        x: Float[Tensor, "B C t h w"],
+        tau: Float[Tensor, "B"],
+        level: int,
+        condition: Condition,
+    ) -> Float[Tensor, "B D t h w"]:
+        """What appearance and motion are both read from."""
         signal = self._signal(tau, level, condition)
         x = self.enter(x.to(self.enter.space.weight.dtype))
         skips = []
@@ -100,6 +110,9 @@ class HSTUNet(nn.Module):
         for i in reversed(range(len(skips))):
             x = self.join[i](torch.cat([self.grow[i](x), skips[i]], dim=1))
             x = self.up[i](x, signal, condition)
+        return x
+
+    def head(self, x: Float[Tensor, "B D t h w"]) -> Float[Tensor, "B C t h w"]:
         return self.leave(F.silu(self.norm(x)))
 
     def _signal(
