@@ -18,6 +18,7 @@ Axes     P particle slots, k^2 per cell of the grid.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import sqrt
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hstvg.paths.draws import Draws
+from hstvg.scales import Scale, pool, upsample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +63,12 @@ class _Track(NamedTuple):
 
 
 class MotionNoise:
-    """Noise for clips of one length, whatever the grid they are seen on.
+    """Noise that moves with clips: the same in training and in sampling.
 
     Not warped noise: interpolating values would colour a frame; here only places are moved.
 
     Args:
-        num_frames, fps, height, width: of the clip in pixels, which a grid covers as a whole.
+        seconds: per frame of the latent: the tokenizer's stride in time / frames per second.
         particles: k, per axis of a cell. Motion shows from 1 / k of a cell on.
         plain: share of training clips whose noise is white, alpha = 0.
         most: of the others, alpha is uniform in [0, most).
@@ -76,22 +78,17 @@ class MotionNoise:
     """
 
     def __init__(
-        self,
-        *,
-        num_frames: int,
-        fps: float,
-        height: int,
-        width: int,
-        particles: int = 4,
-        plain: float = 0.5,
-        most: float = 0.9,
+        self, *, seconds: float, particles: int = 4, plain: float = 0.5, most: float = 0.9
     ) -> None:
-        if min(num_frames, fps, height, width) <= 0 or particles < 1:
-            raise ValueError("num_frames, fps, height, width and particles must be above 0")
-        if not 0 <= plain <= 1 or not 0 <= most < 1:
-            raise ValueError(f"plain={plain} must be in [0, 1] and most={most} in [0, 1)")
-        self.duration_s = num_frames / fps
-        self.tallness = height / width
+        wrong = {
+            "seconds": seconds <= 0,
+            "particles": particles < 1,
+            "plain": not 0 <= plain <= 1,
+            "most": not 0 <= most < 1,
+        }
+        for name in (name for name, is_wrong in wrong.items() if is_wrong):
+            raise ValueError(f"{name}={locals()[name]} is out of its range")
+        self.seconds = seconds
         self.k = particles
         self.plain = plain
         self.most = most
@@ -103,7 +100,7 @@ class MotionNoise:
 
     def sample(
         self,
-        white: Float[Tensor, "B C t h w"],
+        white: Float[Tensor, "B C _t _h _w"],
         motion: Float[Tensor, "B 2 t h w"],
         alpha: Float[Tensor, "B"],
         draws: Draws,
@@ -113,14 +110,15 @@ class MotionNoise:
 
         Args:
             white: the share of the noise that does not move; alpha = 0 gives it back bit by bit.
-            motion: (x, y) in frame widths per second, from each frame to the next.
+            motion: (x, y) in frame widths per second from each frame to the next, on the latent's
+                grid, whose cells are square; that of the noise is the same or a coarser one.
             alpha: in [0, 1).
             draws: of the clips, the same for every block of them.
             after: where the block before ended; None begins a clip.
         """
         B, C, t, h, w = white.shape
         start = after or self._nowhere(B, C, h, w, white.device)
-        tracks = list(self._tracks(start, motion.float()))
+        tracks = list(self._tracks(start, self._steps(motion, Scale(t, h, w))))
         values, moved = start.values, []
         for frame, track in enumerate(tracks, start.frame):
             fresh = draws.normal(f"particles/{frame}", *values.shape[1:])
@@ -133,15 +131,35 @@ class MotionNoise:
             particles=Particles(place=place, speed=speed, values=values, frame=start.frame + t),
         )
 
+    def colour(
+        self,
+        white: Float[Tensor, "B C _t _h _w"],
+        coarsest: Scale,
+        motion: Float[Tensor, "B 2 t h w"],
+        alpha: Float[Tensor, "B"],
+        draws: Draws,
+    ) -> Float[Tensor, "B C _t _h _w"]:
+        """Noise of a pyramid level, of which the part that the coarsest level sees is `sample`'s.
+
+        Jumps add white noise that pooling cannot see, and keep what it does see. So this is exactly
+        the noise that sampling meets at every level, if it began with that of `sample`.
+        """
+        scale = Scale(*white.shape[2:])
+        unit = sqrt(scale.volume / coarsest.volume)  # gives pooled white noise variance 1
+        seen = unit * pool(white, coarsest)
+        moved = self.sample(seen, motion, alpha, draws).noise
+        return white + upsample(moved - seen, scale) / unit
+
     def covariance(
         self, motion: Float[Tensor, "2 t h w"], alpha: float
     ) -> Float[Tensor, "thw thw"]:
         """Sigma of a clip in closed form, for sizes at which (t h w)^2 numbers are few."""
         _, t, h, w = motion.shape
+        steps = self._steps(motion[None], Scale(t, h, w))
         start = self._nowhere(1, 1, h, w, motion.device)
         slots = torch.arange(start.place.shape[1], device=motion.device)
         names, shares = slots, []
-        for frame, track in enumerate(self._tracks(start, motion[None].float())):
+        for frame, track in enumerate(self._tracks(start, steps)):
             names = torch.where(track.fresh[0], frame * len(slots) + slots, names)
             owner = torch.zeros(h * w + 1, t * len(slots), dtype=torch.float64, device=slots.device)
             owner[track.cell[0], names] = 1
@@ -161,18 +179,25 @@ class MotionNoise:
             frame=0,
         )
 
-    def _tracks(self, start: Particles, motion: Float[Tensor, "B 2 t h w"]) -> Iterator[_Track]:
+    def _steps(
+        self, motion: Float[Tensor, "B 2 t h w"], size: Scale
+    ) -> Float[Tensor, "B 2 _t _h _w"]:
+        """Motion on the grid of the noise, in its cells per frame."""
+        t, h, w = motion.shape[2:]
+        # A frame is 1 width wide and h / w widths tall.
+        per_width = motion.new_tensor([size.w, size.h * w / h], dtype=torch.float32)
+        return pool(motion.float(), size) * (self.seconds * t / size.t * per_width).view(2, 1, 1, 1)
+
+    def _tracks(self, start: Particles, steps: Float[Tensor, "B 2 t h w"]) -> Iterator[_Track]:
         """The particles frame by frame: a function of the motion alone."""
-        _, _, t, h, w = motion.shape
-        # Cells per frame from widths per second; a frame is 1 wide and `tallness` tall.
-        per_frame = self.duration_s / t * motion.new_tensor([w, h / self.tallness])
+        h, w = steps.shape[3:]
         place, speed = start.place, start.speed
-        for field in motion.unbind(2):
+        for field in steps.unbind(2):
             place, cell, fresh = self._settle(place, speed, h, w)
             # The motion of its own cell: objects have edges, at which interpolation would invent
             # motions that nothing has. Free slots read the zero after the last cell and stay.
-            steps = F.pad(field.flatten(2), (0, 1)).mT * per_frame
-            step = steps.gather(1, cell[..., None].expand(-1, -1, 2))
+            field = F.pad(field.flatten(2), (0, 1))
+            step = field.gather(2, cell[:, None].expand(-1, 2, -1)).mT
             place, speed = place + step, step.norm(dim=-1)
             yield _Track(cell, fresh, place, speed)
 

@@ -5,12 +5,14 @@ import torch
 
 from hstvg.paths.draws import Draws
 from hstvg.paths.motion_noise import MotionNoise
+from hstvg.paths.pyramid_flow import PyramidFlow
+from hstvg.scales import Ladder, Scale, null_space, pool
 
 CPU = torch.device("cpu")
 T, H, W = 4, 3, 4
 SECONDS = 0.25
-NOISE = MotionNoise(num_frames=T, fps=1 / SECONDS, height=H, width=W)
-"""Square cells: a frame 4 cells wide and 3 tall, a frame of the grid every quarter of a second."""
+NOISE = MotionNoise(seconds=SECONDS)
+"""Of a frame 4 cells wide and 3 tall."""
 SPEED = 1 / (W * SECONDS)
 """Frame widths per second of one cell per frame."""
 
@@ -58,11 +60,11 @@ def white(count=1, channels=1, t=T, h=H, w=W, seed=0):
     return torch.randn(count, channels, t, h, w, generator=generator)
 
 
-def sample(motion, alpha=1.0, channels=1, noise=NOISE, **given):
+def sample(motion, alpha=1.0, channels=1, noise=NOISE, size=None):
     """Alpha of 1, which no training draws, shows the particles alone."""
-    count, _, t, h, w = motion.shape
-    plain = white(count, channels, t, h, w)
-    return noise.sample(plain, motion, torch.full((count,), alpha), draws(count), **given)
+    count = len(motion)
+    plain = white(count, channels, *(size or motion.shape[2:]))
+    return noise.sample(plain, motion, torch.full((count,), alpha), draws(count))
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -116,19 +118,25 @@ def test_half_a_cell_shares_half_of_the_noise():
 
 
 def test_frame_widths_are_the_unit_of_both_axes_whatever_the_shape_of_cells():
-    """A frame half as tall as it is wide, on a grid of 4 x 4: a cell is twice as wide as tall."""
-    noise = MotionNoise(num_frames=T, fps=1 / SECONDS, height=8, width=16)
-    tall = shift(0.0, 0.5, h=4)  # half a cell's width down: a whole cell
-    values = sample(tall, noise=noise).noise[0, 0]
+    """A latent of 4 x 8 cells whose noise has 4 x 4: a cell is twice as wide as tall."""
+    size = (T, 4, 4)
+    down = shift(0.0, 0.5, h=4, w=8)  # half a cell's width: a whole cell
+    values = sample(down, size=size).noise[0, 0]
     assert torch.equal(values[1, 1:], values[0, :-1])
-    wide = shift(1.0, 0.0, h=4)
-    values = sample(wide, noise=noise).noise[0, 0]
+    right = shift(1.0, 0.0, h=4, w=8)
+    values = sample(right, size=size).noise[0, 0]
     assert torch.equal(values[1, :, 1:], values[0, :, :-1])
 
 
 def test_fewer_frames_of_a_clip_are_further_apart():
-    motion = shift(0.5, 0.0, t=T // 2)
-    values = sample(motion).noise[0, 0]
+    values = sample(shift(0.5, 0.0), size=(T // 2, H, W)).noise[0, 0]
+    assert torch.equal(values[1, :, 1:], values[0, :, :-1])
+
+
+def test_coarser_noise_moves_by_the_mean_of_what_it_covers():
+    motion = still(h=4, w=8)
+    motion[:, 0, :, :, ::2] = 2 * SPEED  # a whole cell of 4, for half of what lies in it
+    values = sample(motion, size=(T, 2, 4)).noise[0, 0]
     assert torch.equal(values[1, :, 1:], values[0, :, :-1])
 
 
@@ -161,14 +169,10 @@ def test_noise_belongs_to_its_clip():
 def test_blocks_in_a_row_are_one_long_block(cut):
     """Bit by bit, wherever it is cut; here through growth, loss and refilling of cells."""
     t = 2 * T
-    # Blocks of other lengths at the same rate.
-    long, first, second = (
-        MotionNoise(num_frames=n, fps=1 / SECONDS, height=H, width=W) for n in (t, cut, t - cut)
-    )
     motion, plain, alpha = wild(count=2, t=t), white(2, 3, t), torch.tensor([0.9, 0.4])
-    whole = long.sample(plain, motion, alpha, draws(2))
-    begun = first.sample(plain[:, :, :cut], motion[:, :, :cut], alpha, draws(2))
-    ended = second.sample(
+    whole = NOISE.sample(plain, motion, alpha, draws(2))
+    begun = NOISE.sample(plain[:, :, :cut], motion[:, :, :cut], alpha, draws(2))
+    ended = NOISE.sample(
         plain[:, :, cut:], motion[:, :, cut:], alpha, draws(2), after=begun.particles
     )
     assert torch.equal(torch.cat([begun.noise, ended.noise], dim=2), whole.noise)
@@ -178,9 +182,8 @@ def test_blocks_in_a_row_are_one_long_block(cut):
 
 def test_what_left_the_frame_does_not_come_back():
     there_and_back = torch.cat([shift(2.0, 0.0, t=1), shift(-2.0, 0.0, t=1)], dim=2)
-    noise = MotionNoise(num_frames=3, fps=1 / SECONDS, height=H, width=W)
     motion = torch.cat([there_and_back, still(t=1)], dim=2)
-    values = sample(motion, noise=noise).noise[0, 0]
+    values = sample(motion).noise[0, 0]
     assert torch.equal(values[2, :, :2], values[0, :, :2])
     assert not torch.isclose(values[2, :, 2:], values[0, :, 2:]).any()
 
@@ -188,8 +191,7 @@ def test_what_left_the_frame_does_not_come_back():
 def test_cells_that_empty_are_filled_for_good():
     """A pan that drains the frame again and again leaves noise that moves, not noise that boils."""
     t = 40
-    noise = MotionNoise(num_frames=t, fps=1 / SECONDS, height=H, width=W)
-    values = sample(shift(1.0, 0.0, t=t), noise=noise).noise[0, 0]
+    values = sample(shift(1.0, 0.0, t=t)).noise[0, 0]
     assert torch.equal(values[-1, :, 1:], values[-2, :, :-1])
 
 
@@ -201,16 +203,15 @@ def test_a_crowd_keeps_what_moves_and_never_runs_out_of_slots():
     values = sample(motion).noise[0, 0]
     assert torch.equal(values[1, :, 1], values[0, :, 0])
     assert torch.equal(values[1, :, -2], values[0, :, -1])
-    t = 60
-    long = MotionNoise(num_frames=t, fps=1 / SECONDS, height=H, width=W)
+    t = 30
     inwards = around(0.3, -0.7)[:, :, :1].expand(1, 2, t, H, W)
-    late = sample(inwards, channels=4000, noise=long).noise[0, :, -1].flatten(1)
+    late = sample(inwards, channels=4000).noise[0, :, -1].flatten(1)
     assert (torch.cov(late.T) - torch.eye(H * W)).abs().max() < 0.1
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_any_number_of_particles_serves(k):
-    noise = MotionNoise(num_frames=T, fps=1 / SECONDS, height=H, width=W, particles=k)
+    noise = MotionNoise(seconds=SECONDS, particles=k)
     values = sample(wild(), channels=4000, noise=noise).noise.view(4000, -1)
     assert (values.var(0) - 1).abs().max() < 0.1
     assert noise.covariance(wild()[0], 1.0).diagonal() == pytest.approx(1.0)
@@ -225,26 +226,47 @@ def test_alphas_of_training():
     assert torch.equal(NOISE.draw_alpha(draws(1, first=7)), alpha[7:8])
 
 
-def test_scores_are_velocities_whatever_the_covariance():
-    """On x = (1 - tau) n + tau y with n ~ N(0, Sigma), y ~ N(0, s^2): velocity from the score.
+@pytest.mark.parametrize("boundaries", [(0.5, 1.0), (0.3, 0.6, 1.0)])
+def test_jumps_keep_the_noise_of_training(boundaries):
+    """Where the data is 0 a level ends and starts with noise alone, whose covariance must agree."""
+    count, last = len(boundaries), len(boundaries) - 1
+    flow, clips = PyramidFlow(boundaries=boundaries), 60_000
+    scales = Ladder([(2, 1, 2), (2, 2, 4), (4, 2, 4)][:count])
+    motion, alpha = shift(0.5, 0.0, t=4, h=4, w=8), torch.tensor([0.9])
 
-    E[y - n | x] = (x + (1 - tau) Sigma score) / tau, by the regression of Gaussians.
-    """
-    sigma, tau, s = NOISE.covariance(wild()[0], 0.8), 0.4, 1.5
-    unit = torch.eye(len(sigma)).double()
-    of_x = (1 - tau) ** 2 * sigma + tau**2 * s**2 * unit
-    x = white().view(-1).double()
-    score = -torch.linalg.solve(of_x, x)
-    velocity = (tau * s**2 * unit - (1 - tau) * sigma) @ torch.linalg.solve(of_x, x)
-    assert torch.allclose(velocity, (x + (1 - tau) * sigma @ score) / tau)
+    def noise(level, seed):
+        plain = white(1, clips, *scales[level], seed=seed)
+        return NOISE.colour(plain, scales[0], motion, alpha, draws(1, seed)).transpose(0, 1)
+
+    x = noise(0, 10)
+    for level in range(1, count):
+        end = (1 - boundaries[level - 1]) * x
+        plain = white(clips, 1, *scales[level], seed=20 + level)
+        a = flow.start_share(level, scales[level].volume // scales[level - 1].volume)
+        x = flow.jump(end, level, scales[level], plain) / (1 - a)
+    arrived, trained = (torch.cov(n.flatten(1).T) for n in (x, noise(last, 30)))
+    assert (arrived - trained).abs().max() < 0.03
+    assert (trained - torch.eye(len(trained))).abs().max() > 0.06
+
+
+def test_the_coarsest_noise_is_that_of_the_particles_and_white_noise_stays_itself():
+    plain, motion = white(2, 3, 4, 4, 4), 2 * wild(count=2)[:, :, :, :2, :2].repeat(1, 1, 1, 2, 2)
+    alpha, coarsest = torch.tensor([0.0, 0.7]), Scale(2, 2, 2)
+    level = NOISE.colour(plain, coarsest, motion, alpha, draws(2))
+    assert torch.equal(level[0], plain[0])
+    seen = sqrt(8) * pool(plain, coarsest)
+    moved = NOISE.sample(seen, motion, alpha, draws(2)).noise
+    assert torch.allclose(sqrt(8) * pool(level, coarsest), moved, atol=1e-5)
+    assert torch.allclose(null_space(level, coarsest), null_space(plain, coarsest), atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"fps": 0.0}, {"particles": 0}, {"plain": 1.5}, {"most": 1.0}, {"num_frames": 0}]
+    "wrong", [{"seconds": 0.0}, {"particles": 0}, {"plain": 1.5}, {"most": 1.0}]
 )
 def test_arguments_out_of_range_are_refused(wrong):
-    with pytest.raises(ValueError, match="must be"):
-        MotionNoise(**({"num_frames": T, "fps": 4.0, "height": H, "width": W} | wrong))
+    name = next(iter(wrong))
+    with pytest.raises(ValueError, match=f"{name}=.* is out of its range"):
+        MotionNoise(**({"seconds": SECONDS} | wrong))
 
 
 def test_frames_of_the_meta_device_have_shapes():
