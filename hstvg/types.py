@@ -164,6 +164,10 @@ class Prediction:
     """Per level: velocity of the appearance channels."""
     motion: tuple[Pair, ...] = ()
     """Per level: velocity of the motion channels."""
+    refined: tuple[Pair, ...] = ()
+    """A flawed latent against the true one: as it came, and after each step of refinement."""
+    refined_change: tuple[Pair, ...] = ()
+    """Of the same: what is new in each frame beside the one before, carried to it by motion."""
     trunk: tuple[Float[Tensor, "_rows *_axes"], ...] = ()
     """Activations that all heads read, equally many rows per clip; () where there is one head."""
     statistics: Mapping[str, Tensor] = field(default_factory=dict)

@@ -22,6 +22,7 @@ from hstvg.objective.lpips import LpipsTerm
 from hstvg.objective.next_scale import NextScaleTerm
 from hstvg.objective.perceptual import PerceptualTerm
 from hstvg.objective.reconstruction import ReconstructionTerm
+from hstvg.objective.refinement import RefinementTerm
 from hstvg.objective.temporal import TemporalTerm
 from hstvg.objective.wavelet import WaveletTerm
 from hstvg.objective.words import WordsTerm
@@ -88,6 +89,13 @@ ALL_TERMS = [
     Case(LpipsTerm(Lpips(published("alex"))), lambda g, t: Prediction(pixels=video(g, t))),
     Case(PerceptualTerm(reader()), lambda g, t: Prediction(pixels=video(g, t))),
     Case(ReconstructionTerm(), lambda g, t: Prediction(pixels=pair(g, t))),
+    Case(
+        RefinementTerm(),
+        lambda g, t: Prediction(
+            refined=(pair(torch.zeros_like(t), t), pair(g, t), pair(g, t)),
+            refined_change=(trusted(torch.zeros_like(t), t), trusted(g, t), trusted(g, t)),
+        ),
+    ),
     Case(TemporalTerm(), lambda g, t: Prediction(pixels=pair(g, t))),
     Case(WaveletTerm(), lambda g, t: Prediction(pixels=pair(g, t))),
     Case(WordsTerm(), lambda g, t: Prediction(words=words(g, t))),
