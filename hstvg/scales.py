@@ -75,6 +75,12 @@ class Ladder(tuple[Scale, ...]):
         t, h, w = last
         return cls([(t, scale.h, scale.w) for scale in cls.cubic((1, h, w))])
 
+    @classmethod
+    def time(cls, last: Sequence[int]) -> "Ladder":
+        """Halve the length alone, at full rows and columns (arXiv 2503.09566)."""
+        t, h, w = last
+        return cls([(scale.t, h, w) for scale in cls.cubic((t, 1, 1))])
+
     def finest(self, count: int) -> "Ladder":
         """The last `count` scales: the levels of the diffusion pyramid.
 

@@ -33,6 +33,11 @@ def test_space_keeps_the_length():
     assert list(Ladder.space((3, 4, 8))) == [(3, 1, 1), (3, 1, 2), (3, 2, 4), (3, 4, 8)]
 
 
+def test_time_keeps_rows_and_columns():
+    assert list(Ladder.time((8, 3, 4))) == [(1, 3, 4), (2, 3, 4), (4, 3, 4), (8, 3, 4)]
+    assert list(Ladder.time((6, 2, 2))) == [(3, 2, 2), (6, 2, 2)]
+
+
 def test_the_last_scale_may_be_repeated():
     assert list(Ladder([(1, 1, 1), (2, 2, 2), (2, 2, 2)]))[1:] == [(2, 2, 2), (2, 2, 2)]
 

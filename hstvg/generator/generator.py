@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, get_args, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 from hstvg.paths.draws import Draws
+from hstvg.paths.solver import Solver
 from hstvg.scales import Scale
 from hstvg.scene.text import TextEncoder
 from hstvg.types import Codec, Condition, LatentBatch, LatentPyramid, Prediction
@@ -18,7 +19,10 @@ class Sampling:
     """How to sample; each generator reads what concerns it."""
 
     steps: int = 12
-    """Euler steps: per pyramid level of a denoiser, per rung of a flow head."""
+    """Solver steps: per pyramid level of a denoiser, per rung of a flow head."""
+    solver: Solver = "euler"
+    """Of a denoiser. A step of heun costs two evaluations of the network, so that half the steps
+    are as dear; flow heads keep to euler."""
     guidance: float = 5.0
     """Weight of classifier-free guidance (arXiv 2207.12598); 1 is none. Of a next-scale transformer
     that of the last scale, to which it rises evenly from half of it."""
@@ -38,6 +42,8 @@ class Sampling:
         }
         for name in (name for name, is_wrong in wrong.items() if is_wrong):
             raise ValueError(f"{name}={getattr(self, name)} is out of its range")
+        if self.solver not in get_args(Solver):
+            raise ValueError(f"solver={self.solver}: choose from {', '.join(get_args(Solver))}")
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Sampling":

@@ -16,7 +16,7 @@ from hstvg.generator.hst_unet import HSTUNet, Kind
 from hstvg.generator.told import Told, encode_nothing, read_prompts, tell
 from hstvg.paths.draws import Draws
 from hstvg.paths.pyramid_flow import PyramidFlow
-from hstvg.scales import Ladder, Scale
+from hstvg.scales import Scale
 from hstvg.scene.text import TextEncoder
 from hstvg.types import Codec, Condition, LatentBatch, LatentPyramid, Pair, PathSample, Prediction
 
@@ -65,8 +65,8 @@ class HierarchicalGenerator(nn.Module):
         if len(draws) != path.num_levels:
             raise ValueError(f"draws {list(draws)} must name one count per level of the path")
         self.latent_channels = codec.channels
-        self.scales = Ladder.cubic(codec.schedule.size)
-        coarsest, halvings = self.scales.finest(path.num_levels)[0], len(widths) - 1
+        self.levels = path.scales(codec.schedule.size)
+        coarsest, halvings = self.levels[0], len(widths) - 1
         if any(size % 2**halvings for size in coarsest):
             raise ValueError(
                 f"the coarsest pyramid level {coarsest} cannot be halved {halvings} times; "
@@ -90,10 +90,6 @@ class HierarchicalGenerator(nn.Module):
             head_dim=head_dim,
         )
 
-    @property
-    def levels(self) -> Ladder:
-        return self.scales.finest(self.path.num_levels)
-
     @torch.no_grad()
     def example(
         self,
@@ -114,7 +110,7 @@ class HierarchicalGenerator(nn.Module):
         z, motion, confidence = batch.latent, batch.motion, batch.motion_confidence
         if motion is None or confidence is None:
             raise ValueError("this generator denoises motion; set data.motion=true")
-        scales = Ladder.cubic(z.shape[2:])  # clips of another size are trained on, too
+        scales = self.path.scales(z.shape[2:])  # clips of another size are trained on, too
         pyramid = self.path.pyramid(torch.cat([z, motion], dim=1), scales)
         trust = self.path.pyramid(confidence, scales)
         paths = tuple(self._paths(pyramid, level, draws) for level in range(self.path.num_levels))
@@ -165,7 +161,7 @@ class HierarchicalGenerator(nn.Module):
         settings: Sampling,
         given: Float[Tensor, "B C r h w"] | None = None,
     ) -> LatentPyramid:
-        """Latents for captions, by guided Euler steps; their motion channels come last.
+        """Latents for captions, by guided steps; their motion channels come last.
 
         Raises:
             ValueError: latent frames are given, which this generator cannot continue.
@@ -186,11 +182,13 @@ class HierarchicalGenerator(nn.Module):
             draws.normal(f"sample/{level}", channels, *scale)
             for level, scale in enumerate(self.levels)
         ]
-        return self.path.sample(velocity, self.scales, noises, steps=settings.steps)
+        return self.path.sample(
+            velocity, self.levels, noises, steps=settings.steps, solver=settings.solver
+        )
 
     @property
     def latent_size(self) -> Scale:
-        return self.scales.last
+        return self.levels.last
 
 
 def repeat(condition: Condition, count: int) -> Condition:

@@ -166,7 +166,9 @@ class GenerateSchema:
     """Write every state on the way to the video, a row each, coarse to fine."""
     seed: int = 0
     steps: int = 12
-    """Euler steps: per pyramid level of a denoiser, per scale of a flow head."""
+    """Solver steps: per pyramid level of a denoiser, per scale of a flow head."""
+    solver: str = "euler"
+    """Of a denoiser: euler, or heun, whose steps cost two evaluations each."""
     guidance: float = 5.0
     """Classifier-free guidance weight; 1 turns it off."""
     temperature: float = 1.0
@@ -199,6 +201,7 @@ class EvaluateSchema:
     num_rows: int = 8
     """Clips kept as real | reconstruction | sample rows."""
     steps: int = 12
+    solver: str = "euler"
     guidance: float = 5.0
     temperature: float = 1.0
     top_k: int = 0

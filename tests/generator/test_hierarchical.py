@@ -179,7 +179,7 @@ def test_guidance_of_one_is_the_condition_alone():
     where = draws(0, 2)
     noises = [where.normal(f"sample/{i}", 6, *scale) for i, scale in enumerate(model.levels)]
     plain = model.path.sample(
-        lambda x, tau, level: model.unet(x, tau, level, condition), model.scales, noises, steps=2
+        lambda x, tau, level: model.unet(x, tau, level, condition), model.levels, noises, steps=2
     )
     guided = sample(model, captions)
     assert [x.shape for x in guided] == [(2, 6, 2, 2, 2), (2, 6, 4, 4, 4)]
@@ -207,6 +207,38 @@ def test_a_sample_belongs_to_its_draws_and_caption():
     for one, all_of_them in zip(alone, together, strict=True):
         assert torch.allclose(one[0], all_of_them[1], atol=1e-5)
     assert not torch.allclose(sample(model, CAPTIONS[:3], seed=1)[-1], together[-1], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("pyramid", "coarsest", "of_another_size"),
+    [("space", (4, 2, 2), (4, 2, 4)), ("time", (2, 4, 4), (2, 4, 8))],
+)
+def test_the_pyramid_is_that_of_the_path(pyramid, coarsest, of_another_size):
+    model = generator(awake=True, path=PyramidFlow(pyramid=pyramid))
+    assert list(model.levels) == [coarsest, (4, 4, 4)]
+    assert [x.shape[2:] for x in sample(model, CAPTIONS[:1])] == [coarsest, (4, 4, 4)]
+    wide = {"latent": 4, "motion": 2, "motion_confidence": 1}
+    clips = latents(**{name: torch.randn(4, C, 4, 4, 8) for name, C in wide.items()})
+    made = model.example(clips, CODEC, draws())
+    assert [path.x.shape[2:] for path in made.paths] == [of_another_size, (4, 4, 8)]
+
+
+def test_the_solver_is_that_of_the_settings():
+    model, asked = generator(awake=True), []
+    model.unet.register_forward_hook(lambda unet, given, velocity: asked.append(given[2]))
+    for solver, evaluations in (("euler", 2 * 3), ("heun", 2 * 2 * 3 - 1)):
+        asked.clear()
+        settings = Sampling(steps=3, guidance=1, solver=solver)
+        model.sample(CAPTIONS[:1], CODEC, draws(0, 1), settings)
+        assert len(asked) == evaluations
+
+
+def test_an_unknown_solver_is_refused():
+    """Also where nobody checks types, as under a config."""
+    settings = Sampling()
+    object.__setattr__(settings, "solver", "rk4")
+    with pytest.raises(ValueError, match="solver=rk4: choose from euler, heun"):
+        settings.__post_init__()
 
 
 @pytest.mark.parametrize(
