@@ -132,8 +132,12 @@ class PyramidFlow:
         """The start of `level`, 1 or finer, from the clean latent of the level before.
 
         Of training, and of sampling where something else wrote the coarse latent, as the next-scale
-        transformer does up to its scale kappa. A clean latent brings no noise of its own, so white
-        noise makes the start what it was in training, and nothing has to be corrected as in a jump.
+        transformer does up to its scale kappa. A clean latent brings no noise of its own, so noise
+        drawn as in training is all it takes, and nothing has to be corrected as in a jump.
+
+        Args:
+            coarse: at the size of the level before.
+            noise: standard normal, at the size `scale` of this level.
         """
         a = self.start_share(level, merge_factor(coarse, scale))
         return a * upsample(coarse, scale) + (1 - a) * noise
