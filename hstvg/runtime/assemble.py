@@ -148,7 +148,7 @@ def open_run(folder: str | Path) -> VideoModel:
     """The exported model of a run.
 
     Raises:
-        ConfigError: there is no such run, or it has not exported yet.
+        ConfigError: there is no such run, it has not exported yet, or this version cannot load it.
     """
     export = Path(folder) / "export"
     if not (export / "config.json").is_file():
@@ -159,7 +159,10 @@ def open_run(folder: str | Path) -> VideoModel:
     stage = json.loads((export / "config.json").read_text())["stage"]
     if stage == "features":
         raise ConfigError(f"{folder} is a run of stage={stage}, which makes no videos")
-    return load_model(export)
+    try:
+        return load_model(export)
+    except (TypeError, ValueError) as error:  # of another version: other arguments, other weights
+        raise ConfigError(f"{error}; train the run again with this version") from error
 
 
 def _tokenizer_node(config: Mapping[str, Any]) -> dict[str, Any]:
