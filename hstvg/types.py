@@ -73,6 +73,8 @@ class Condition:
     text: Float[Tensor, "B L D"]
     text_mask: Bool[Tensor, "B L"]
     """True at real tokens."""
+    alpha: Float[Tensor, "B"] | None = None
+    """How much of the noise moves with the clip, as MotionNoise means it; None is none, or 0."""
 
 
 @dataclass(frozen=True, kw_only=True)

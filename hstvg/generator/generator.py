@@ -32,6 +32,9 @@ class Sampling:
     """Codes per channel to draw from, the likeliest first; 0 is all."""
     top_p: float = 0.8
     """Draw from the likeliest codes that have this probability together."""
+    motion_noise: float = 0.0
+    """Alpha of a denoiser that was trained with MotionNoise. Above 0 it samples twice, with white
+    noise first, since only a sample says how each place of the clip is to move."""
 
     def __post_init__(self) -> None:
         wrong = {
@@ -39,6 +42,7 @@ class Sampling:
             "temperature": self.temperature < 0,
             "top_k": self.top_k < 0,
             "top_p": not 0 <= self.top_p <= 1,
+            "motion_noise": not 0 <= self.motion_noise < 1,
         }
         for name in (name for name, is_wrong in wrong.items() if is_wrong):
             raise ValueError(f"{name}={getattr(self, name)} is out of its range")

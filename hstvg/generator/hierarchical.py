@@ -5,7 +5,7 @@ one trunk learns both (proposal, motion modelling; reading of arXiv 2502.02492).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from hstvg.generator.generator import Sampling
 from hstvg.generator.hst_unet import HSTUNet, Kind
+from hstvg.generator.motion import read_motion
 from hstvg.generator.told import Told, encode_nothing, read_prompts, tell
 from hstvg.paths.draws import Draws
+from hstvg.paths.motion_noise import MotionNoise
 from hstvg.paths.pyramid_flow import PyramidFlow
 from hstvg.scales import Scale
 from hstvg.scene.text import TextEncoder
@@ -32,6 +34,8 @@ class GeneratorExample:
     confidence: tuple[Float[Tensor, "B 1 _t _h _w"], ...]
     """Per level: trust in the motion channels."""
     told: Told
+    alpha: Float[Tensor, "B"] | None = None
+    """Per clip: how much of its noise moves with it; None where none does."""
 
 
 class HierarchicalGenerator(nn.Module):
@@ -42,6 +46,7 @@ class HierarchicalGenerator(nn.Module):
         draws: points per clip and step on each level's path, coarse to fine; coarse levels are
             cheap and decide the motion, so they may get more.
         text_dropout: share of clips trained without their caption, for classifier-free guidance.
+        noise: moves with the clips, by the motion that is denoised along; None leaves it white.
     """
 
     kappa = 0
@@ -60,6 +65,7 @@ class HierarchicalGenerator(nn.Module):
         depth: int = 1,
         window: int = 4,
         head_dim: int = 32,
+        noise: MotionNoise | None = None,
     ) -> None:
         super().__init__()
         if len(draws) != path.num_levels:
@@ -76,6 +82,7 @@ class HierarchicalGenerator(nn.Module):
         self.text = text
         self.draws = tuple(draws)
         self.text_dropout = text_dropout
+        self.noise = noise
         self.no_text: Tensor
         self.register_buffer("no_text", encode_nothing(text), persistent=False)
         self.unet = HSTUNet(
@@ -88,6 +95,7 @@ class HierarchicalGenerator(nn.Module):
             depth=depth,
             window=window,
             head_dim=head_dim,
+            moving_noise=noise is not None,
         )
 
     @torch.no_grad()
@@ -123,12 +131,12 @@ class HierarchicalGenerator(nn.Module):
             dropout=self.text_dropout,
             device=z.device,
         )
-        return GeneratorExample(paths=paths, confidence=trust.levels, told=told)
+        alpha = self.noise.draw_alpha(draws) if self.noise else None
+        return GeneratorExample(paths=paths, confidence=trust.levels, told=told, alpha=alpha)
 
     def _paths(self, pyramid: LatentPyramid, level: int, draws: Draws) -> PathSample:
         count = self.draws[level]
-        shape = pyramid.levels[level].shape[1:]
-        noise = draws.normal(f"noise/{level}", count, *shape).flatten(0, 1)
+        noise = self._noise(pyramid, level, draws).flatten(0, 1)
         # Stratified over the draws of a clip: one uniform offset, evenly spread.
         offset = draws.uniform(f"tau/{level}", 1)
         uniform = (offset + torch.arange(count, device=offset.device) / count) % 1
@@ -137,9 +145,26 @@ class HierarchicalGenerator(nn.Module):
         )
         return self.path.at(repeated, level, noise, self.path.draw_tau(uniform.flatten(), level))
 
+    def _noise(
+        self, pyramid: LatentPyramid, level: int, draws: Draws
+    ) -> Float[Tensor, "B n C t h w"]:
+        """Of the n draws of each clip; where it moves, by the motion of the clip itself."""
+        shape = pyramid.levels[level].shape[1:]
+        white = draws.normal(f"noise/{level}", self.draws[level], *shape)
+        if self.noise is None:
+            return white
+        coloured = self.noise.colour(
+            white.flatten(1, 2),
+            Scale(*pyramid.levels[0].shape[2:]),
+            read_motion(pyramid.finest[:, self.latent_channels :]),
+            self.noise.draw_alpha(draws),
+            draws.within(f"noise/{level}"),
+        )
+        return coloured.view_as(white)
+
     def forward(self, example: GeneratorExample) -> Prediction:
         """Guessed beside true velocities, per level."""
-        condition = example.told.condition(self.text)
+        condition = replace(example.told.condition(self.text), alpha=example.alpha)
         velocity, motion, trunk = [], [], []
         for level, path in enumerate(example.paths):
             count = self.draws[level]
@@ -164,10 +189,13 @@ class HierarchicalGenerator(nn.Module):
         """Latents for captions, by guided steps; their motion channels come last.
 
         Raises:
-            ValueError: latent frames are given, which this generator cannot continue.
+            ValueError: latent frames are given, which this generator cannot continue, or the noise
+                is to move but never did in training.
         """
         if given is not None:
             raise ValueError("this generator cannot continue given frames")
+        if settings.motion_noise and self.noise is None:
+            raise ValueError("motion_noise=... needs a generator trained with +noise=motion")
         condition, nothing = read_prompts(captions, self.text, draws.device)
         channels = self.latent_channels + MOTION_CHANNELS
 
@@ -182,6 +210,14 @@ class HierarchicalGenerator(nn.Module):
             draws.normal(f"sample/{level}", channels, *scale)
             for level, scale in enumerate(self.levels)
         ]
+        if settings.motion_noise and self.noise is not None:
+            # A caption does not say where things are. The motion that was generated does, and has
+            # the distribution of the motion that moved the noise in training.
+            first = self.sample(captions, codec, draws, replace(settings, motion_noise=0.0)).finest
+            motion = read_motion(first[:, self.latent_channels :])
+            alpha = motion.new_full((len(motion),), settings.motion_noise)
+            noises[0] = self.noise.sample(noises[0], motion, alpha, draws.within("sample")).noise
+            condition, nothing = replace(condition, alpha=alpha), replace(nothing, alpha=alpha)
         return self.path.sample(
             velocity, self.levels, noises, steps=settings.steps, solver=settings.solver
         )
@@ -196,4 +232,5 @@ def repeat(condition: Condition, count: int) -> Condition:
     return Condition(
         text=condition.text.repeat_interleave(count, dim=0),
         text_mask=condition.text_mask.repeat_interleave(count, dim=0),
+        alpha=None if condition.alpha is None else condition.alpha.repeat_interleave(count),
     )

@@ -38,6 +38,7 @@ class HSTUNet(nn.Module):
         kinds: "local", "regional" or "global" per U-Net level.
         depth: blocks per U-Net level, on the way down and again on the way up.
         window: cells per axis of a regional window.
+        moving_noise: it is told how much of the noise moves, the alpha of the condition.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class HSTUNet(nn.Module):
         depth: int = 1,
         window: int = 4,
         head_dim: int = 32,
+        moving_noise: bool = False,
     ) -> None:
         super().__init__()
         width = widths[-1]
@@ -81,6 +83,8 @@ class HSTUNet(nn.Module):
         self.up = nn.ModuleList(level(i) for i in range(len(widths) - 1))
         self.norm = ChannelNorm(widths[0])
         self.leave = zero_init(nn.Conv3d(widths[0], channels, (1, 3, 3), padding=(0, 1, 1)))
+        # The last one, so that all others start as they would without it.
+        self.alpha = zero_init(nn.Linear(width, width, bias=False)) if moving_noise else None
 
     def forward(
         self,
@@ -123,7 +127,11 @@ class HSTUNet(nn.Module):
         index = torch.full((len(tau),), level, device=tau.device)
         mask = condition.text_mask[..., None].to(condition.text.dtype)
         gist = self.text((condition.text * mask).sum(1) / mask.sum(1))
-        return F.silu(time + self.level(index) + gist)
+        signal = time + self.level(index) + gist
+        if self.alpha is not None:
+            alpha = torch.zeros_like(tau) if condition.alpha is None else condition.alpha
+            signal = signal + self.alpha(embed_time(alpha, signal.shape[1]).to(signal.dtype))
+        return F.silu(signal)
 
 
 class Level(nn.Module):

@@ -177,6 +177,9 @@ class GenerateSchema:
     """Codes per channel to draw from; 0 is all."""
     top_p: float = 0.8
     """Draw from the likeliest codes that have this probability together."""
+    motion_noise: float = 0.0
+    """How much of the noise moves with the clip, below 1; for a denoiser trained with +noise=motion
+    alone. Costs a second sample, which says how the clip moves."""
     batch: int = 16
     upscale: int = 1
     """Whole-number nearest-neighbour enlargement of the written video."""
@@ -206,6 +209,7 @@ class EvaluateSchema:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 0.8
+    motion_noise: float = 0.0
     seed: int = 0
     batch: int = 32
     device: str = "auto"

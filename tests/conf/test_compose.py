@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hstvg.objective.objective import Objective, WeightedTerm
+from hstvg.paths.motion_noise import MotionNoise
 from hstvg.runtime import preflight
 from hstvg.runtime.assemble import build_objective, settle
 from hstvg.runtime.config import CONF_DIR, build, compose, config_hash
@@ -64,7 +65,7 @@ def test_every_group_is_known_to_this_file():
     groups = {path.name for path in CONF_DIR.iterdir() if path.is_dir()}
     assert groups == {
         *("model", "tokenizer", "generator", "stage", "worker", "engine", "tracker"),
-        *("adversary", "term", "source", "experiment"),
+        *("adversary", "term", "noise", "source", "experiment"),
     }
 
 
@@ -172,6 +173,27 @@ def test_a_further_term_is_one_choice(name):
 def test_further_terms_can_be_combined():
     terms = compose_train("+term=[wavelet,perceptual]", "dry_run=true")["objective"]["terms"]
     assert {"wavelet", "perceptual"} < terms.keys()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *([f"+noise={name}", "generator.noise.seconds=0.25"] for name in choices("noise")),
+        [
+            "+generator.noise._target_=hstvg.paths.motion_noise.MotionNoise",
+            "+generator.noise.seconds=0.25",
+        ],
+    ],
+)
+def test_noise_that_moves_is_one_choice(overrides):
+    config = compose_train("stage=generator", *overrides, "dry_run=true")
+    preflight.check(settle(config))
+    assert type(build(config["generator"]["noise"])) is MotionNoise
+
+
+def test_noise_that_moves_must_know_how_fast():
+    said = failing("train", "stage=generator", "+noise=motion")
+    assert "generator.noise.seconds" in said
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
