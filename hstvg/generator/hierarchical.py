@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from hstvg.generator.generator import Sampling
 from hstvg.generator.hst_unet import HSTUNet, Kind
 from hstvg.generator.motion import read_motion
+from hstvg.generator.neighbours import Before
+from hstvg.generator.refining import FlawedClip, Refining, with_refined
 from hstvg.generator.told import Told, encode_nothing, read_prompts, tell
 from hstvg.paths.draws import Draws
 from hstvg.paths.motion_noise import MotionNoise
@@ -36,6 +38,8 @@ class GeneratorExample:
     told: Told
     alpha: Float[Tensor, "B"] | None = None
     """Per clip: how much of its noise moves with it; None where none does."""
+    flawed: FlawedClip | None = None
+    """What the refiner trains on, if there is one."""
 
 
 class HierarchicalGenerator(nn.Module):
@@ -47,6 +51,8 @@ class HierarchicalGenerator(nn.Module):
             cheap and decide the motion, so they may get more.
         text_dropout: share of clips trained without their caption, for classifier-free guidance.
         noise: moves with the clips, by the motion that is denoised along; None leaves it white.
+        refiner: how the frames of a sample are made to agree, and how that is learnt; None leaves
+            them as they are.
     """
 
     kappa = 0
@@ -66,6 +72,7 @@ class HierarchicalGenerator(nn.Module):
         window: int = 4,
         head_dim: int = 32,
         noise: MotionNoise | None = None,
+        refiner: Refining | None = None,
     ) -> None:
         super().__init__()
         if len(draws) != path.num_levels:
@@ -83,6 +90,7 @@ class HierarchicalGenerator(nn.Module):
         self.draws = tuple(draws)
         self.text_dropout = text_dropout
         self.noise = noise
+        self.refining = refiner
         self.no_text: Tensor
         self.register_buffer("no_text", encode_nothing(text), persistent=False)
         self.unet = HSTUNet(
@@ -97,6 +105,7 @@ class HierarchicalGenerator(nn.Module):
             head_dim=head_dim,
             moving_noise=noise is not None,
         )
+        self.refiner = None if refiner is None else refiner.refiner(codec)
 
     @torch.no_grad()
     def example(
@@ -132,7 +141,12 @@ class HierarchicalGenerator(nn.Module):
             device=z.device,
         )
         alpha = self.noise.draw_alpha(draws) if self.noise else None
-        return GeneratorExample(paths=paths, confidence=trust.levels, told=told, alpha=alpha)
+        flawed = None
+        if self.refining is not None:
+            flawed = self.refining.example(batch, codec, draws.within("refiner"))
+        return GeneratorExample(
+            paths=paths, confidence=trust.levels, told=told, alpha=alpha, flawed=flawed
+        )
 
     def _paths(self, pyramid: LatentPyramid, level: int, draws: Draws) -> PathSample:
         count = self.draws[level]
@@ -175,7 +189,10 @@ class HierarchicalGenerator(nn.Module):
             velocity.append(Pair(guess=guess[:, :, :C], target=target[:, :, :C]))
             trust = example.confidence[level][:, None]
             motion.append(Pair(guess=guess[:, :, C:], target=target[:, :, C:], weight=trust))
-        return Prediction(velocity=tuple(velocity), motion=tuple(motion), trunk=tuple(trunk))
+        prediction = Prediction(velocity=tuple(velocity), motion=tuple(motion), trunk=tuple(trunk))
+        if self.refiner is None or example.flawed is None:
+            return prediction
+        return with_refined(prediction, self.refiner, example.flawed)
 
     @torch.no_grad()
     def sample(
@@ -218,9 +235,33 @@ class HierarchicalGenerator(nn.Module):
             alpha = motion.new_full((len(motion),), settings.motion_noise)
             noises[0] = self.noise.sample(noises[0], motion, alpha, draws.within("sample")).noise
             condition, nothing = replace(condition, alpha=alpha), replace(nothing, alpha=alpha)
-        return self.path.sample(
+        sampled = self.path.sample(
             velocity, self.levels, noises, steps=settings.steps, solver=settings.solver
         )
+        *coarser, finest = sampled.levels
+        return LatentPyramid(levels=(*coarser, self.refine(finest)))
+
+    def refine(
+        self,
+        latent: Float[Tensor, "B C t h w"],
+        before: Float[Tensor, "B C 1 h w"] | None = None,
+    ) -> Float[Tensor, "B C t h w"]:
+        """A sampled block whose frames agree, with one another and with the block before.
+
+        Args:
+            latent: motion channels last.
+            before: last frame of that block, motion channels last; None where there is none.
+        """
+        if self.refiner is None:
+            return latent
+        sizes = [self.latent_channels, MOTION_CHANNELS]
+        z, motion = latent.split(sizes, dim=1)
+        last = None
+        if before is not None:
+            frame, its_motion = before.split(sizes, dim=1)
+            known = torch.ones(len(before), dtype=torch.bool, device=before.device)
+            last = Before(latent=frame, motion=its_motion, known=known)
+        return torch.cat([self.refiner(z, motion, last)[-1], motion], dim=1)
 
     @property
     def latent_size(self) -> Scale:
