@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hstvg.objective.objective import squared_error
+from hstvg.objective.objective import squared_error, squared_size
 from hstvg.types import Prediction, TrainingBatch
 
 
@@ -17,3 +17,7 @@ class DiffusionTerm:
     def __call__(self, prediction: Prediction, batch: TrainingBatch) -> Float[Tensor, "B"]:
         assert prediction.velocity, "DiffusionTerm needs Prediction.velocity"
         return torch.stack([squared_error(pair) for pair in prediction.velocity]).mean(0)
+
+    def trivial(self, prediction: Prediction, batch: TrainingBatch) -> Float[Tensor, "B"]:
+        """Of velocity 0, which an untrained network guesses."""
+        return torch.stack([squared_size(pair) for pair in prediction.velocity]).mean(0)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hstvg.objective.objective import squared_error
+from hstvg.objective.objective import squared_error, squared_size
 from hstvg.types import Prediction, TrainingBatch
 
 
@@ -19,3 +19,7 @@ class FlowTerm:
     def __call__(self, prediction: Prediction, batch: TrainingBatch) -> Float[Tensor, "B"]:
         assert prediction.motion, "FlowTerm needs Prediction.motion"
         return torch.stack([squared_error(pair) for pair in prediction.motion]).mean(0)
+
+    def trivial(self, prediction: Prediction, batch: TrainingBatch) -> Float[Tensor, "B"]:
+        """Of velocity 0, which an untrained network guesses."""
+        return torch.stack([squared_size(pair) for pair in prediction.motion]).mean(0)

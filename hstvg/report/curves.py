@@ -22,6 +22,13 @@ LABELS = {
     "perf/data_wait": "share of a step spent waiting for data",
     "perf/mfu": "share of the hardware's peak FLOPs",
 }
+GROUP_LABELS = {
+    "skill": "1 - loss / loss of a trivial guess",
+    "weight": "weight in force",
+    "gradient": "of the unweighted term, at the trunk that the heads share",
+    "cosine": "with the gradient of diffusion at the trunk",
+}
+"""Of keys group/term."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +67,7 @@ def charts(history: History, prefixes: Sequence[str] = ()) -> tuple[Chart, ...]:
     keys = [key for key, points in history.series.items() if points]
     if prefixes:
         keys = [key for key in keys if key.split("/")[0] in prefixes]
+    keys = [key for key in keys if "trivial" not in key.split("/")]  # their skill says it
     return tuple(
         chart(key, history.series[key], history.non_finite.get(key, 0))
         for key in sorted(keys, key=_reading_order)
@@ -77,7 +85,7 @@ def chart(key: str, points: Points, non_finite: int = 0) -> Chart:
     places = [(round(x_axis.at(x), 1), round(y_axis.at(y), 1)) for x, y in shown]
     return Chart(
         key=key,
-        label=LABELS.get(key, ""),
+        label=LABELS.get(key) or GROUP_LABELS.get(key.split("/")[0], ""),
         line=_polyline(places),
         trend=_polyline((x_axis.at(x), y_axis.at(y)) for x, y in trend),
         dots=tuple(places) if len(places) < 40 else (),
@@ -169,6 +177,6 @@ def _polyline(places: Iterable[tuple[float, float]]) -> str:
 
 
 def _reading_order(key: str) -> tuple[int, str]:
-    groups = ("loss", "val", "lr", "grad_norm", "perf")
+    groups = ("loss", "val", "skill", "weight", "gradient", "cosine", "lr", "grad_norm", "perf")
     group = key.split("/")[0]
     return (groups.index(group) if group in groups else len(groups), key)

@@ -49,6 +49,9 @@ class RunFacts:
     """Held-out clips rebuilt, or captions sampled, at every checkpoint."""
     log_every: int = 25
     """Steps per progress line; metrics.jsonl has every step."""
+    gradients_every: int = 0
+    """Steps from one look at the terms' gradients at the trunk that their heads share to the next;
+    0 is never."""
     compile: bool = False
     """torch.compile the stage: minutes at the start for faster steps, most of all on a GPU."""
     log_samples: bool = False

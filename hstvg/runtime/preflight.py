@@ -29,6 +29,7 @@ def check(config: Mapping[str, Any]) -> None:
     """
     check_latents(config)
     build(config["engine"])
+    check_gradients(config)
     try:
         check_decoder(config["data"]["decoder"])
     except ValueError as error:
@@ -51,6 +52,28 @@ def check(config: Mapping[str, Any]) -> None:
         except (ValueError, RuntimeError) as error:
             cause = str(error).splitlines()[0]
             raise ConfigError(f"data.buckets: the model cannot take {text} ({cause})") from error
+
+
+def check_gradients(config: Mapping[str, Any]) -> None:
+    """Gradients at the trunk can be had as the run is made.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    every, engine = config["run"]["gradients_every"], config["engine"]
+    zero = engine.get("options", {}).get("zero_optimization", {})
+    if every < 0:
+        raise ConfigError(f"run.gradients_every={every}: must be at least 0")
+    if every and config["run"]["compile"]:
+        raise ConfigError(
+            "run.gradients_every: a compiled stage has no way from a term back to the trunk alone; "
+            "set run.compile=false or run.gradients_every=0"
+        )
+    if every and zero.get("stage", engine.get("zero_stage")) == 3:
+        raise ConfigError(
+            "run.gradients_every: ZeRO 3 brings the weights of a head together for one backward "
+            "pass, and each term needs one; set engine.zero_stage=2 or run.gradients_every=0"
+        )
 
 
 def describe(config: Mapping[str, Any]) -> str:

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hstvg.objective.objective import Objective
+from hstvg.objective.objective import Objective, skill
 from hstvg.paths.draws import Draws, seed_of
 from hstvg.train.ema import Ema
 from hstvg.train.ports import Engine, Stage, Stream, Tracker, Worker
 from hstvg.train.schedule import learning_rate
+from hstvg.train.trunk import GRAM, gram, pulls
 from hstvg.types import Prediction, TrainingBatch
 
 HELD_OUT_SEED = 20_011
@@ -38,6 +39,8 @@ class Facts:
     checkpoint_every: int
     validate_every: int
     log_every: int
+    gradients_every: int
+    """Steps from one look at the terms' gradients at the shared trunk to the next; 0 is never."""
     lr: float
     warmup_steps: int
     final_lr_ratio: float
@@ -63,6 +66,7 @@ def train(
     manifest = resume(engine, ema, worker)
     step = int(manifest["step"])
     check_data(manifest, stream)
+    objective.restore(manifest.get("objective", {}))
     tracker.begin(step)
     clock = Clock(facts, first_step=step)
     held_out = {}
@@ -70,16 +74,24 @@ def train(
         held_out = validate(stage, objective, engine, worker, stream)
         publish(step, engine, ema, worker, export)  # a kill may have come before it
     batches = stream.train(first_step=step)
-    samples = stream.state(step)["samples"]
+    samples, all_samples = (stream.state(at)["samples"] for at in (step, facts.steps))
     while step < facts.steps:
         step += 1
         lr = _learning_rate(facts, step)
-        sums, waited_s = accumulate(facts, stage, objective, engine, worker, batches)
+        progress = samples / all_samples
+        sums, waited_s = accumulate(
+            facts, step, progress, stage, objective, engine, worker, batches
+        )
         values, statistics = share(step, sums, worker, stream)
         grad_norm = engine.step(lr)
         values |= stage.observe(statistics)
+        objective.observe(_of("trivial", values))
         ema.update(engine.weights())
 
+        values |= _named("weight", objective.weights(progress))
+        values |= _named("skill", _skills(_of("loss", values), _of("trivial", values)))
+        if GRAM in statistics:
+            values |= pulls(tuple(objective.terms), statistics[GRAM])
         before, samples = samples, stream.state(step)["samples"]
         scalars = {"samples": samples, **values, "lr": lr, "grad_norm": grad_norm}
         scalars |= clock.tick(waited_s, samples - before)
@@ -93,7 +105,8 @@ def train(
             worker.say(progress_line(step, facts, scalars, clock))
         if last or step % facts.checkpoint_every == 0:
             stream.sync()
-            save(step, engine, ema, worker, stream.state(step))
+            kept = {**stream.state(step), "objective": objective.state()}
+            save(step, engine, ema, worker, kept)
             publish(step, engine, ema, worker, export)
             clock.pause()
     worker.report(held_out)
@@ -102,14 +115,21 @@ def train(
 
 def accumulate(
     facts: Facts,
+    step: int,
+    progress: float,
     stage: Stage,
     objective: Objective,
     engine: Engine,
     worker: Worker,
     batches: Iterator[TrainingBatch],
 ) -> tuple[dict[str, Tensor], float]:
-    """Gradients of one step; this worker's loss, term by term, what the model measured of the data,
-    and the seconds waited."""
+    """Gradients of one step; this worker's loss, term by term, what was measured beside it, and the
+    seconds waited.
+
+    Raises:
+        ValueError: gradients at the trunk are asked of a model that names no trunk.
+    """
+    look = facts.gradients_every and step % facts.gradients_every == 0
     sums: dict[str, Tensor] = {}
     waited_s = 0.0
     for _ in range(facts.accumulation):
@@ -120,10 +140,20 @@ def accumulate(
         draws = Draws(facts.seed, positions, worker.device)
         seed_dropout(facts.seed, positions[0])
         prediction = engine(stage.example(batch, draws))
-        loss, terms = objective(prediction, batch)
+        if facts.gradients_every and not prediction.trunk:
+            raise ValueError(
+                f"run.gradients_every={facts.gradients_every}, but this model has no trunk that "
+                "several heads share; set it to 0"
+            )
+        loss, terms = objective(prediction, batch, progress)
+        trivial = objective.trivial(prediction, batch)
+        means = {"loss": loss, **_named("loss", terms), **_named("trivial", trivial)}
+        means |= prediction.statistics
+        if look:
+            means[GRAM] = gram(terms, prediction.trunk, len(batch))
         engine.backward(loss)
-        means = {"loss": loss.detach(), **_named("loss", terms), **prediction.statistics}
         for name, value in means.items():
+            value = value.detach()
             sums[name] = sums.get(name, torch.zeros_like(value)) + value / facts.accumulation
     return sums, waited_s
 
@@ -159,8 +189,8 @@ def seed_dropout(seed: int, position: int) -> None:
 def validate(
     stage: Stage, objective: Objective, engine: Engine, worker: Worker, stream: Stream
 ) -> dict[str, float]:
-    """Unweighted terms on held-out clips, single values that the stage measured, and PSNR of
-    predicted pixels; mean of all workers."""
+    """Unweighted terms on held-out clips and their skill, single values that the stage measured,
+    and PSNR of predicted pixels; mean of all workers."""
     sums: dict[str, Tensor] = {}
     count = 0
     stage.train(False)
@@ -168,6 +198,7 @@ def validate(
         draws = Draws(HELD_OUT_SEED, batch.positions.tolist(), worker.device)
         prediction = engine(stage.example(batch, draws))
         _, terms = objective(prediction, batch)
+        terms |= _named("trivial", objective.trivial(prediction, batch))
         if prediction.pixels is not None:
             terms["psnr"] = psnr(prediction).mean()
         terms |= {name: one for name, one in prediction.statistics.items() if one.ndim == 0}
@@ -176,7 +207,8 @@ def validate(
         count += 1
     stage.train()
     means = worker.mean(torch.stack(list(sums.values())).float() / count)
-    return dict(zip(sums, means.tolist(), strict=True))
+    values = dict(zip(sums, means.tolist(), strict=True))
+    return values | _named("val/skill", _skills(_of("val", values), _of("val/trivial", values)))
 
 
 def psnr(prediction: Prediction) -> Tensor:
@@ -274,5 +306,19 @@ def _learning_rate(facts: Facts, step: int) -> float:
     )
 
 
-def _named(group: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
+def _skills(losses: Mapping[str, float], trivial: Mapping[str, float]) -> dict[str, float]:
+    return {name: skill(losses[name], value) for name, value in trivial.items()}
+
+
+def _named(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{group}/{name}": value for name, value in values.items()}
+
+
+def _of(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a group, by the names they have in it: the inverse of `_named`."""
+    inside = f"{group}/"
+    return {
+        name.removeprefix(inside): value
+        for name, value in values.items()
+        if name.startswith(inside)
+    }

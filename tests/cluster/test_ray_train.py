@@ -38,6 +38,8 @@ in two parts."""
 TOLERANCE = 1e-5
 """Relative. float32 keeps 7 digits; the engines add gradients up in other orders, and over six
 steps Adam, which divides a gradient by its own size, carries that into the digits before."""
+NEAR_ZERO = 1e-6
+"""Absolute. The skill of a young model is 1 minus a ratio near 1, which keeps 6 digits."""
 
 
 class KillOnce:
@@ -126,7 +128,22 @@ def test_every_engine_takes_the_same_steps(engine, run_of):
     assert min(line["grad_norm"] for line in want) > 0.2
     assert [line["step"] for line in got] == list(range(1, STEPS + 1))
     for one, other in zip(got, want, strict=True):
-        assert one == pytest.approx(other, rel=TOLERANCE), one["step"]
+        assert one == pytest.approx(other, rel=TOLERANCE, abs=NEAR_ZERO), one["step"]
+
+
+LOOKS = ("torch-in-parts", "zero-1-in-parts", "one-worker")
+
+
+def test_the_terms_pull_at_the_trunk_alike_for_any_number_of_workers(root, arguments, ray_cluster):
+    for engine in LOOKS:
+        run_training(*arguments(f"looks-{engine}", *ENGINES[engine], "run.gradients_every=2"))
+    want, *others = [numbers(root / f"looks-{engine}")[1::2] for engine in LOOKS]
+    for line in want:
+        assert line["gradient/diffusion"] > 0
+        assert 0 < abs(line["cosine/flow"]) < 1
+    for got in others:
+        for one, other in zip(got, want, strict=True):
+            assert one == pytest.approx(other, rel=TOLERANCE, abs=NEAR_ZERO), one["step"]
 
 
 @pytest.mark.parametrize("engine", ["zero-1-in-parts", "zero-2", "zero-3"])
@@ -172,7 +189,7 @@ def test_a_run_goes_on_elsewhere(engine, root, run_of, arguments):
     want, got = numbers(run_of("torch")), numbers(run)
     assert [line["step"] for line in got] == list(range(1, STEPS + 1))
     for one, other in zip(got, want, strict=True):
-        assert one == pytest.approx(other, rel=TOLERANCE), one["step"]
+        assert one == pytest.approx(other, rel=TOLERANCE, abs=NEAR_ZERO), one["step"]
     want = tensors_of(checkpoint_of(run_of("torch")))
     for key, value in tensors_of(checkpoint_of(run)).items():
         torch.testing.assert_close(value, want[key], rtol=TOLERANCE, atol=1e-5, msg=key)
@@ -189,7 +206,7 @@ def test_the_next_scale_generator_takes_the_same_steps_under_zero_3(
     one, two = (numbers(root / f"{head}-{name}") for name in ("one", "zero-3"))
     assert len(one) == STEPS
     for want, got in zip(one, two, strict=True):
-        assert got == pytest.approx(want, rel=TOLERANCE, abs=1e-6), want["step"]
+        assert got == pytest.approx(want, rel=TOLERANCE, abs=NEAR_ZERO), want["step"]
 
 
 def test_dropout_is_the_same_for_any_number_of_workers(root, ray_cluster, arguments):
@@ -197,7 +214,7 @@ def test_dropout_is_the_same_for_any_number_of_workers(root, ray_cluster, argume
     run_training(*arguments("drops-two", *drops, "worker.num_workers=2"))
     run_training(*arguments("drops-one", *drops, "worker=local", "worker.threads=1"))
     for one, other in zip(numbers(root / "drops-one"), numbers(root / "drops-two"), strict=True):
-        assert one == pytest.approx(other, rel=TOLERANCE), one["step"]
+        assert one == pytest.approx(other, rel=TOLERANCE, abs=NEAR_ZERO), one["step"]
 
 
 def test_nothing_of_ray_is_left_in_the_run_folder(run_of):

@@ -231,6 +231,56 @@ def test_a_weight_is_an_override(stage, term):
         assert entry.weight == (0.125 if name == term else others[name].weight)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "normalised"),
+    [
+        ((), set()),
+        (("stage=features",), set()),
+        (("stage=generator",), {"diffusion", "flow"}),
+        (("stage=generator", "generator=next_scale"), set()),
+    ],
+)
+def test_terms_that_are_added_to_diffusion_are_normalised(overrides, normalised):
+    terms = build_objective(compose_train(*overrides)).terms
+    assert {name for name, entry in terms.items() if entry.normalise} == normalised
+
+
+def test_a_schedule_is_an_override():
+    overrides = ("+objective.terms.flow.warmup=0.1", "+objective.terms.flow.decay=0.5")
+    flow = build_objective(compose_train("stage=generator", *overrides)).terms["flow"]
+    assert flow.weight_at(0.05) == pytest.approx(0.05)
+    assert flow.weight_at(0.75) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("+objective.terms.kl.warmup=2", "shares of the run"),
+        ("+objective.terms.kl.normalise=true", "KLTerm knows no trivial predictor"),
+    ],
+)
+def test_a_wrong_schedule_is_refused(override, said):
+    with pytest.raises(ConfigError, match=said):
+        build_objective(compose_train(override))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["run.gradients_every=-1"], "must be at least 0"),
+        (["run.gradients_every=5", "run.compile=true"], "set run.compile=false"),
+        (["run.gradients_every=5", "engine.zero_stage=3"], "set engine.zero_stage=2"),
+        (
+            ["run.gradients_every=5", "+engine.options.zero_optimization.stage=3"],
+            "set engine.zero_stage=2",
+        ),
+    ],
+)
+def test_where_the_trunk_cannot_be_looked_at_that_is_said_before_the_start(overrides, said):
+    with pytest.raises(ConfigError, match=said):
+        preflight.check(settle(compose_train("stage=generator", "dry_run=true", *overrides)))
+
+
 def test_a_negative_weight_is_refused():
     config = compose_train("stage=generator", "objective.terms.flow.weight=-1")
     with pytest.raises(ConfigError, match="weight of -1"):

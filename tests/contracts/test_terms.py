@@ -26,7 +26,7 @@ from hstvg.objective.refinement import RefinementTerm
 from hstvg.objective.temporal import TemporalTerm
 from hstvg.objective.wavelet import WaveletTerm
 from hstvg.objective.words import WordsTerm
-from hstvg.types import Pair, Posterior, Prediction, Term, VideoBatch
+from hstvg.types import GaugedTerm, Pair, Posterior, Prediction, Term, VideoBatch
 
 SHAPE = (4, 4, 3, 2, 2)
 
@@ -106,6 +106,16 @@ each_term = pytest.mark.parametrize(
 )
 
 
+GAUGED = [case for case in ALL_TERMS if isinstance(case.term, GaugedTerm)]
+each_gauged_term = pytest.mark.parametrize(
+    "case", GAUGED, ids=[type(case.term).__name__ for case in GAUGED]
+)
+
+
+def trivial(case, guess, target):
+    return case.term.trivial(case.predict(guess, target), batch_of(len(guess)))
+
+
 @pytest.fixture
 def guess():
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
@@ -181,6 +191,24 @@ def test_the_gradient_moves_the_guess_and_not_the_target(case, guess, target):
     assert torch.isfinite(guess.grad).all()
     assert (guess.grad.flatten(1).abs().amax(1) > 0).all()
     assert target.grad is None or target.grad.abs().sum() == 0
+
+
+@each_gauged_term
+def test_a_trivial_guess_costs_something_whatever_is_guessed(case, guess, target):
+    values = trivial(case, guess.requires_grad_(), target)
+    assert values.shape == (len(guess),)
+    assert torch.isfinite(values).all()
+    assert (values > 0).all()
+    assert not values.requires_grad
+    assert torch.equal(trivial(case, 2 * guess.detach() + 1, target), values)
+    assert values.dtype == torch.float32
+
+
+@each_gauged_term
+def test_a_trivial_guess_costs_the_same_in_any_batch(case, guess, target):
+    whole = trivial(case, guess, target)
+    halves = [trivial(case, guess[rows], target[rows]) for rows in (slice(0, 1), slice(1, 4))]
+    assert torch.allclose(torch.cat(halves), whole, rtol=1e-6)
 
 
 @each_term

@@ -32,6 +32,17 @@ def test_untrusted_cells_do_not_count(batch):
     assert FlowTerm()(Prediction(motion=(pair,)), batch).item() == pytest.approx(2.6)
 
 
+def test_no_motion_at_all_is_the_trivial_guess(batch):
+    """What nobody trusts is not in it; levels count alike."""
+    trust = torch.tensor([1.0, 0.25, 0.0, 0.0]).reshape(1, 1, 1, 1, 2, 2)
+    target = torch.tensor([1.0, 3.0, 100.0, 100.0]).reshape(1, 1, 1, 1, 2, 2)
+    pair = Pair(guess=torch.ones_like(target), target=target, weight=trust)
+    coarse = level(-1.0, (1, 1, 1))
+    # (1 * 1 + 0.25 * 9) / 1.25 and (1 + 1)^2
+    prediction = Prediction(motion=(pair, coarse))
+    assert FlowTerm().trivial(prediction, batch).item() == pytest.approx((2.6 + 4) / 2)
+
+
 def test_a_clip_without_known_motion_costs_nothing(batch):
     blind = level(3.0, (2, 2, 2), weight=torch.zeros(1, 1, 1, 2, 2, 2))
     assert FlowTerm()(Prediction(motion=(blind,)), batch).item() == 0

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from hstvg.report import write_report
-from hstvg.report.curves import MAX_POINTS, chart, number, thin
+from hstvg.report.curves import MAX_POINTS, chart, charts, number, thin
+from hstvg.report.run_folder import read_history
 from hstvg.report.videos import Shelf
 
 HOSTILE = '<script>alert(1)</script> & "quotes"'
@@ -244,6 +245,19 @@ def test_charts_cover_run_and_tokenizer(finished_run: Path):
         assert key in labels
     assert "loss/reconstruction:" in labels
     assert page.numbers["tokenizer_curves"]["loss/reconstruction"]
+
+
+def test_charts_say_what_terms_are_worth(tmp_path: Path):
+    run = write_run(tmp_path / "run")
+    lines = [
+        {"step": step, "skill/flow": 0.1, "trivial/flow": 1.0, "gradient/flow": 2.0}
+        for step in (1, 2)
+    ]
+    lines[1] |= {"cosine/flow": -0.25, "weight/flow": 0.05}
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    keys = [curve.key for curve in charts(read_history(run / "metrics.jsonl"))]
+    assert keys == ["skill/flow", "weight/flow", "gradient/flow", "cosine/flow"]
+    assert "with the gradient of diffusion" in page_of(run).text
 
 
 def test_says_what_is_missing(tmp_path: Path):

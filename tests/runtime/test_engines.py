@@ -19,6 +19,7 @@ from hstvg.runtime.worker_local import LocalWorker
 from hstvg.train.ema import Ema
 from hstvg.train.loop import resume, save
 from hstvg.train.ports import Engine, Saved, Worker
+from hstvg.train.trunk import gram
 from hstvg.types import Pair, Prediction
 
 
@@ -213,6 +214,68 @@ def test_a_checkpoint_names_every_tensor_once_and_whole(undisturbed):
     assert run.tensors().keys() == want.keys()
     assert {name: tuple(saved.read(name).shape) for name in want} == want
     assert saved.read("updates") == 3
+
+
+# ---- terms at the trunk -----------------------------------------------------------------------
+
+
+class TwoHeads(nn.Module):
+    """Appearance and motion read from one trunk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(5, 7)
+        self.appearance, self.motion = nn.Linear(7, 3), nn.Linear(7, 2)
+
+    def forward(self, x: Tensor) -> Prediction:
+        trunk = self.body(x.to(self.body.bias.dtype)).tanh()
+        pairs = [
+            Pair(guess=guess, target=torch.ones_like(guess))
+            for guess in (self.appearance(trunk), self.motion(trunk))
+        ]
+        return Prediction(velocity=(pairs[0],), motion=(pairs[1],), trunk=(trunk,))
+
+
+def steps_of(settings: TorchSettings | DeepSpeedSettings, *, look: bool) -> tuple[list, dict]:
+    """Gradient norms of three steps of two micro-batches, and the state after them."""
+    torch.manual_seed(0)
+    stage = TwoHeads()
+    engine = settings.start(
+        stage,
+        optimizer=torch.optim.AdamW(stage.parameters(), lr=1e-2),
+        device=torch.device("cpu"),
+        accumulation=2,
+        micro_batch=BATCH // 2,
+        clip_norm=0.5,
+    )
+    norms = []
+    for step in range(3):
+        for part in torch.randn(BATCH, 5, generator=torch.Generator().manual_seed(step)).chunk(2):
+            prediction = engine(part)
+            (appearance,), (motion,) = prediction.velocity, prediction.motion
+            means = {
+                name: (pair.guess.float() - pair.target.float()).square().mean()
+                for name, pair in {"diffusion": appearance, "flow": motion}.items()
+            }
+            if look:
+                products = gram(means, prediction.trunk, len(part))
+                assert (products.diagonal() > 0).all()
+            engine.backward(means["diffusion"] + 0.1 * means["flow"])
+        norms.append(engine.step(1e-2))
+    return norms, {name: value.clone() for name, value in engine.state()}
+
+
+WITHOUT_ZERO_3 = {n: s for n, s in {**SETTINGS, **BF16}.items() if n != "zero-3"}
+"""Under ZeRO 3 the preflight refuses to look."""
+
+
+@pytest.mark.parametrize("settings", WITHOUT_ZERO_3.values(), ids=WITHOUT_ZERO_3)
+def test_a_look_at_the_trunk_leaves_no_trace_in_the_steps(settings):
+    norms, state = steps_of(settings, look=False)
+    looked_norms, looked_state = steps_of(settings, look=True)
+    assert looked_norms == norms
+    assert min(norms) > 0
+    assert_same(looked_state, state)
 
 
 # ---- what cannot be gone on from --------------------------------------------------------------

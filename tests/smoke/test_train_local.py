@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from hstvg.generate.bundle import load_model
 from hstvg.generate.workflow import write_clips
 from hstvg.report import write_report
-from hstvg.runtime.checkpoint import check, newest
+from hstvg.runtime.checkpoint import check, newest, read_manifest
 from hstvg.runtime.command import run_command
 from hstvg.runtime.config import compose
 from hstvg.runtime.errors import ConfigError
@@ -129,7 +129,7 @@ NAMES = {"tokenizer": "tok", "generator": "gen"}
     ("name", "terms"),
     [
         ("tok", ("loss/reconstruction", "loss/codec", "loss/commitment", "val/kl", "val/psnr")),
-        ("gen", ("loss/diffusion", "loss/flow", "val/diffusion", "val/flow")),
+        ("gen", ("loss/diffusion", "loss/flow", "val/diffusion", "val/flow", "val/skill/flow")),
     ],
 )
 def test_a_run_folder_holds_what_the_contract_says(runs, name, terms):
@@ -151,9 +151,55 @@ def test_a_run_folder_holds_what_the_contract_says(runs, name, terms):
 
 
 def test_the_total_is_the_weighted_sum_of_its_terms(runs):
+    """Each divided by what its trivial predictor scored in the steps before."""
+    before: dict[str, list[float]] = {"diffusion": [], "flow": []}
     for line in read_metrics(runs / "gen" / "metrics.jsonl"):
-        total = line["loss/diffusion"] + 0.1 * line["loss/flow"]
+        terms = {
+            name: line[f"loss/{name}"] / (sum(scores) / len(scores) if scores else 1)
+            for name, scores in before.items()
+        }
+        total = terms["diffusion"] + 0.1 * terms["flow"]
         assert line["loss"] == pytest.approx(total, rel=1e-6)  # float32 keeps seven digits
+        for name, scores in before.items():
+            scores.append(line[f"trivial/{name}"])
+            skill = 1 - line[f"loss/{name}"] / scores[-1]
+            assert line[f"skill/{name}"] == pytest.approx(skill)
+    # What the first step said is 0, the trivial guess itself.
+    assert read_metrics(runs / "gen" / "metrics.jsonl")[0]["skill/diffusion"] == 0
+    manifest = read_manifest(runs / "gen" / "checkpoints" / "step_000000004")
+    assert manifest["objective"] == {
+        name: {"trivial": pytest.approx(sum(scores) / 4), "steps": 4}
+        for name, scores in before.items()
+    }
+
+
+def test_a_look_at_the_trunk_changes_nothing_but_the_log(runs, run_locally, tmp_path):
+    more = [*overrides_of("generator", runs), "run.gradients_every=2"]
+    run = run_locally(tmp_path, "gen", *more)
+    seen = {"gradient/diffusion", "gradient/flow", "cosine/flow"}
+    lines = numbers(run)
+    assert [seen <= line.keys() for line in lines] == [False, True, False, True]
+    assert all(line["gradient/diffusion"] > 0 and line["gradient/flow"] > 0 for line in lines[1::2])
+    assert all(-1 <= line["cosine/flow"] <= 1 for line in lines[1::2])
+    rest = [{name: v for name, v in line.items() if name not in seen} for line in lines]
+    assert rest == numbers(runs / "gen")
+    assert "cosine/flow" in write_report(run).read_text()
+
+
+def test_a_model_without_a_trunk_cannot_be_looked_at(run_locally, tmp_path):
+    with pytest.raises(ValueError, match=r"run\.gradients_every=2, but this model has no trunk"):
+        run_locally(tmp_path, "tok", "run.gradients_every=2")
+
+
+def test_a_weight_follows_its_schedule(runs, run_locally, tmp_path):
+    shares = ["+objective.terms.flow.warmup=0.5", "+objective.terms.flow.decay=0.25"]
+    whole = run_locally(tmp_path, "gen", *overrides_of("generator", runs), *shares)
+    assert [line["weight/flow"] for line in numbers(whole)] == pytest.approx([0, 0.05, 0.1, 0.1])
+    assert not any("weight/diffusion" in line for line in numbers(whole))
+    resumed = Path(shutil.copytree(whole, tmp_path / "again" / "gen"))
+    shutil.rmtree(resumed / "checkpoints" / "step_000000004")
+    run_locally(tmp_path / "again", "gen", *overrides_of("generator", runs), *shares)
+    assert_same_run(resumed, whole)
 
 
 def test_training_moves_the_weights_it_should_and_no_others(runs):
