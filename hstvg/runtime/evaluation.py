@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +36,25 @@ NUM_SHUFFLES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A held-out clip, what the tokenizer makes of it, and the generator of its caption."""
+    """A held-out clip, what the tokenizer makes of it, and the generator of its caption.
+
+    Measured at once: of most clips the sample alone is kept, which other prompts judge, too.
+    """
 
     split: str
     caption: str
-    real: np.ndarray
-    """uint8 T H W 3, as the others."""
-    rebuilt: np.ndarray
+    rebuilt: Reconstruction
     """Decoded from the latent z."""
-    states: tuple[np.ndarray, ...]
+    states: tuple[Reconstruction, ...]
     """Decoded from what the codes say up to each scale, z_hat_1 .. z_hat_K."""
     explained: tuple[float, ...]
     """Share of the variance of z that each of them holds."""
+    real: ControlAccuracy
+    """Of the clip itself; empty where its caption is not of the shape world."""
     sample: np.ndarray | None
+    """uint8 T H W 3."""
+    row: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Clips to show, by name; of the first few cases."""
 
 
 def evaluate(config: dict[str, Any]) -> dict[str, Any]:
@@ -147,14 +153,19 @@ def _cases(
             if block["reason"][i]:
                 print(f"left out {block['key'][i]}: {block['reason'][i]}", file=sys.stderr)
                 continue
+            sample = samples[i]
+            clips = {"real": real[i], "reconstruction": rebuilt[i]}
+            clips |= {} if sample is None else {"sample": sample}
+            judge = [caption] if _is_shape_world(caption) else []
             yield Case(
                 split=split,
                 caption=caption,
-                real=real[i],
-                rebuilt=rebuilt[i],
-                states=tuple(state[i] for state in states),
+                rebuilt=_compared(rebuilt[i], real[i]),
+                states=tuple(_compared(state[i], real[i]) for state in states),
                 explained=tuple(explained[i]),
-                sample=samples[i],
+                real=_judged([real[i]] * len(judge), judge, model.window.fps),
+                sample=sample,
+                row=clips if first + i < config["num_rows"] else {},
             )
 
 
@@ -164,7 +175,7 @@ def _explained(state: Tensor, z: Tensor) -> Tensor:
 
 
 def _tokenizer_scores(cases: Sequence[Case]) -> dict[str, Any]:
-    return _compared([case.rebuilt for case in cases], cases)
+    return _together([case.rebuilt for case in cases])
 
 
 def _scale_scores(model: VideoModel, cases: Sequence[Case]) -> list[dict[str, Any]]:
@@ -181,21 +192,25 @@ def _scale_scores(model: VideoModel, cases: Sequence[Case]) -> list[dict[str, An
                 "tokens": sum(rung.scale.volume for rung in rungs),
                 "entropy": min(entropy[kind] for kind in kinds),
                 "explained": asdict(mean_interval([case.explained[level] for case in cases])),
-                **_compared([case.states[level] for case in cases], cases),
+                **_together([case.states[level] for case in cases]),
             }
         )
     return rows
 
 
-def _compared(clips: Sequence[np.ndarray], cases: Sequence[Case]) -> dict[str, Any]:
-    metric = Reconstruction.empty()
-    for clip, case in zip(clips, cases, strict=True):
-        ours, theirs = (
-            torch.from_numpy(frames[None]).permute(0, 4, 1, 2, 3).float() / 255
-            for frames in (clip, case.real)
-        )
-        metric = metric.update(reconstructed=ours, reference=theirs)
-    return {name: asdict(estimate) for name, estimate in metric.compute().items()}
+def _compared(clip: np.ndarray, real: np.ndarray) -> Reconstruction:
+    ours, theirs = (
+        torch.from_numpy(frames[None]).permute(0, 4, 1, 2, 3).float() / 255
+        for frames in (clip, real)
+    )
+    return Reconstruction.empty().update(reconstructed=ours, reference=theirs)
+
+
+def _together(parts: Sequence[Reconstruction]) -> dict[str, Any]:
+    whole = Reconstruction.empty()
+    for part in parts:
+        whole = whole.merge(part)
+    return {name: asdict(estimate) for name, estimate in whole.compute().items()}
 
 
 def _control_scores(cases: Sequence[Case], fps: float) -> dict[str, Any]:
@@ -203,9 +218,12 @@ def _control_scores(cases: Sequence[Case], fps: float) -> dict[str, Any]:
     samples = [case.sample for case in cases if case.sample is not None]
     captions = [case.caption for case in cases]
     frozen = [np.repeat(clip[:1], len(clip), axis=0) for clip in samples]
+    real = ControlAccuracy.empty()
+    for case in cases:
+        real = real.merge(case.real)
     rows = {
         "generated": _judged(samples, captions, fps),
-        "real": _judged([case.real for case in cases], captions, fps),
+        "real": real,
         "shuffled": _judged_by_others(samples, captions, fps),
         "frozen": _judged(frozen, captions, fps),
     }
@@ -258,11 +276,9 @@ def _write(
     rows = []
     for number, case in enumerate(chosen[:num_rows]):
         row = {"caption": case.caption, "split": SPLITS[case.split]}
-        clips = {"real": case.real, "reconstruction": case.rebuilt, "sample": case.sample}
-        for name, clip in clips.items():
-            if clip is not None:
-                row[name] = f"{name}_{number:02d}.mp4"
-                (out / row[name]).write_bytes(encode_video(clip, window.fps))
+        for name, clip in case.row.items():
+            row[name] = f"{name}_{number:02d}.mp4"
+            (out / row[name]).write_bytes(encode_video(clip, window.fps))
         rows.append(row)
     write_json(out / "rows.json", rows)
     write_json(out / "metrics.json", scores)
