@@ -159,7 +159,7 @@ def test_the_truth_is_free_and_cheats_that_are_too_calm_are_not():
     assert all(cost > 0.05 for cost in costs.values())
 
 
-STEPS = 300
+STEPS = 200
 
 
 @pytest.fixture(scope="module")
