@@ -67,6 +67,17 @@ TrainingBatch = VideoBatch | LatentBatch
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """The coarse scales of a latent that are written already."""
+
+    state: Float[Tensor, "B C t h w"]
+    """z_hat_kappa, at the size of the latent; zero where kappa is 0."""
+    kappa: Int[Tensor, "B"]
+    corruption: Float[Tensor, "B"]
+    """Share of its codes that are wrong, as far as is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Condition:
     """All that a generator may know about the clip it is to make."""
 
@@ -75,6 +86,8 @@ class Condition:
     """True at real tokens."""
     alpha: Float[Tensor, "B"] | None = None
     """How much of the noise moves with the clip, as MotionNoise means it; None is none, or 0."""
+    prefix: Prefix | None = None
+    """None where no scale is written, kappa = 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +183,9 @@ class Prediction:
     """A flawed latent against the true one: as it came, and after each step of refinement."""
     refined_change: tuple[Pair, ...] = ()
     """Of the same: what is new in each frame beside the one before, carried to it by motion."""
+    attention: tuple[Pair, ...] = ()
+    """Per level that has neighbouring frames: log probability of the cells of a later frame in
+    which a cell is looked for, against where it went; [B, looked up, heads, cells]."""
     trunk: tuple[Float[Tensor, "_rows *_axes"], ...] = ()
     """Activations that all heads read, equally many rows per clip; () where there is one head."""
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
@@ -291,6 +307,7 @@ __all__ = [
     "PathSample",
     "Posterior",
     "Prediction",
+    "Prefix",
     "Split",
     "Term",
     "Tokenizer",

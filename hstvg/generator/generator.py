@@ -32,6 +32,9 @@ class Sampling:
     """Codes per channel to draw from, the likeliest first; 0 is all."""
     top_p: float = 0.8
     """Draw from the likeliest codes that have this probability together."""
+    kappa: int | None = None
+    """Scales that the next-scale transformer writes before the denoiser goes on; None is as many
+    as the generator was made for."""
     motion_noise: float = 0.0
     """Alpha of a denoiser that was trained with MotionNoise. Above 0 it samples twice, with white
     noise first, since only a sample says how each place of the clip is to move."""
@@ -65,8 +68,12 @@ class Generator(Protocol):
         ...
 
     text: TextEncoder
-    kappa: int
-    """Scales that its next-scale transformer writes, of all: 0 if it has none."""
+
+    @property
+    def kappas(self) -> Sequence[int]:
+        """How many scales its next-scale transformer may write: (0,) if it has none."""
+        ...
+
     context_frames: int
     """Latent frames that a block may be given to begin with; 0 if none."""
 

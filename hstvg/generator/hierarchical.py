@@ -15,14 +15,41 @@ from hstvg.generator.generator import Sampling
 from hstvg.generator.hst_unet import HSTUNet, Kind
 from hstvg.generator.motion import read_motion
 from hstvg.generator.neighbours import Before
+from hstvg.generator.prefixes import (
+    Prefixes,
+    coarse_of,
+    first_level,
+    handed_over,
+    ladder_of,
+    longest,
+    write,
+)
 from hstvg.generator.refining import FlawedClip, Refining, with_refined
 from hstvg.generator.told import Told, encode_nothing, read_prompts, tell
+from hstvg.generator.tracks import (
+    Found,
+    Tracks,
+    draw_lookup,
+    follow,
+    pair_rows,
+    repeat_lookup,
+)
+from hstvg.nn.correspondence import Lookup
 from hstvg.paths.draws import Draws
 from hstvg.paths.motion_noise import MotionNoise
 from hstvg.paths.pyramid_flow import PyramidFlow
-from hstvg.scales import Scale
+from hstvg.scales import Ladder, Scale
 from hstvg.scene.text import TextEncoder
-from hstvg.types import Codec, Condition, LatentBatch, LatentPyramid, Pair, PathSample, Prediction
+from hstvg.types import (
+    Codec,
+    Condition,
+    LatentBatch,
+    LatentPyramid,
+    Pair,
+    PathSample,
+    Prediction,
+    Prefix,
+)
 
 MOTION_CHANNELS = 2
 
@@ -36,6 +63,10 @@ class GeneratorExample:
     confidence: tuple[Float[Tensor, "B 1 _t _h _w"], ...]
     """Per level: trust in the motion channels."""
     told: Told
+    prefixes: tuple[Prefix | None, ...]
+    """Per level, the scales of each clip that are written already; None where none ever are."""
+    tracks: tuple[tuple[Lookup, Found] | None, ...]
+    """Per level, cells of each clip and where they are found again; None where nothing is asked."""
     alpha: Float[Tensor, "B"] | None = None
     """Per clip: how much of its noise moves with it; None where none does."""
     flawed: FlawedClip | None = None
@@ -53,9 +84,10 @@ class HierarchicalGenerator(nn.Module):
         noise: moves with the clips, by the motion that is denoised along; None leaves it white.
         refiner: how the frames of a sample are made to agree, and how that is learnt; None leaves
             them as they are.
+        prefixes: coarse scales to go on from, which something else writes; None goes on from none.
+        tracks: what a correspondence head is asked for; None is no such head.
     """
 
-    kappa = 0
     context_frames = 0
 
     def __init__(
@@ -73,6 +105,8 @@ class HierarchicalGenerator(nn.Module):
         head_dim: int = 32,
         noise: MotionNoise | None = None,
         refiner: Refining | None = None,
+        prefixes: Prefixes | None = None,
+        tracks: Tracks | None = None,
     ) -> None:
         super().__init__()
         if len(draws) != path.num_levels:
@@ -91,6 +125,9 @@ class HierarchicalGenerator(nn.Module):
         self.text_dropout = text_dropout
         self.noise = noise
         self.refining = refiner
+        self.prefixes = prefixes
+        self.written = ladder_of(codec) if prefixes else None
+        self.tracks = tracks
         self.no_text: Tensor
         self.register_buffer("no_text", encode_nothing(text), persistent=False)
         self.unet = HSTUNet(
@@ -104,6 +141,9 @@ class HierarchicalGenerator(nn.Module):
             window=window,
             head_dim=head_dim,
             moving_noise=noise is not None,
+            prefix_channels=codec.channels if prefixes else 0,
+            num_kappas=codec.schedule.num_levels,
+            correspondence=tracks is not None,
         )
         self.refiner = None if refiner is None else refiner.refiner(codec)
 
@@ -118,7 +158,7 @@ class HierarchicalGenerator(nn.Module):
         """Draw times, noises and dropped captions, and place the clips on their paths.
 
         Args:
-            codec: not needed, since no scale is written before the first level.
+            codec: writes the scales to go on from, where there are any, and wrong ones to mend.
             known: the captions as the frozen text encoder encodes them, where that is done already.
 
         Raises:
@@ -130,7 +170,8 @@ class HierarchicalGenerator(nn.Module):
         scales = self.path.scales(z.shape[2:])  # clips of another size are trained on, too
         pyramid = self.path.pyramid(torch.cat([z, motion], dim=1), scales)
         trust = self.path.pyramid(confidence, scales)
-        paths = tuple(self._paths(pyramid, level, draws) for level in range(self.path.num_levels))
+        prefixes = self._prefixes(z, codec, draws, scales)
+        levels = range(len(scales))
         told = tell(
             batch.captions,
             known,
@@ -145,11 +186,50 @@ class HierarchicalGenerator(nn.Module):
         if self.refining is not None:
             flawed = self.refining.example(batch, codec, draws.within("refiner"))
         return GeneratorExample(
-            paths=paths, confidence=trust.levels, told=told, alpha=alpha, flawed=flawed
+            paths=tuple(
+                self._paths(pyramid, level, draws, prefixes[level], scales) for level in levels
+            ),
+            confidence=trust.levels,
+            told=told,
+            prefixes=prefixes,
+            tracks=tuple(self._track(pyramid, trust, level, draws) for level in levels),
+            alpha=alpha,
+            flawed=flawed,
         )
 
-    def _paths(self, pyramid: LatentPyramid, level: int, draws: Draws) -> PathSample:
+    def _prefixes(
+        self, z: Float[Tensor, "B C t h w"], codec: Codec, draws: Draws, levels: Ladder
+    ) -> tuple[Prefix | None, ...]:
+        """Per level the scales that are written: at most those that are coarser than it."""
+        if self.prefixes is None:
+            return (None,) * len(levels)
+        written = write(z, codec, draws.within("prefix"), self.prefixes)
+        scales = codec.schedule.resized(z.shape[2:])[0]
+        return tuple(written.up_to(longest(scales, level)) for level in levels)
+
+    def _track(
+        self, pyramid: LatentPyramid, trust: LatentPyramid, level: int, draws: Draws
+    ) -> tuple[Lookup, Found] | None:
+        """Cells to be found again and where they went, the same for all draws of a level."""
+        size = Scale(*pyramid.levels[level].shape[2:])
+        if self.tracks is None or size.t == 1:
+            return None
+        lookup = draw_lookup(draws.within(f"tracks/{level}"), size, self.tracks.queries)
+        motion = read_motion(pyramid.levels[level][:, self.latent_channels :])
+        found = follow(motion, trust.levels[level], lookup, self.tracks.seconds(size.t))
+        return lookup, found
+
+    def _paths(
+        self,
+        pyramid: LatentPyramid,
+        level: int,
+        draws: Draws,
+        prefix: Prefix | None,
+        levels: Ladder,
+    ) -> PathSample:
         count = self.draws[level]
+        if level and prefix is not None:
+            pyramid = self._handed_over(pyramid, level, prefix, levels)
         noise = self._noise(pyramid, level, draws).flatten(0, 1)
         # Stratified over the draws of a clip: one uniform offset, evenly spread.
         offset = draws.uniform(f"tau/{level}", 1)
@@ -158,6 +238,19 @@ class HierarchicalGenerator(nn.Module):
             levels=tuple(values.repeat_interleave(count, dim=0) for values in pyramid.levels)
         )
         return self.path.at(repeated, level, noise, self.path.draw_tau(uniform.flatten(), level))
+
+    def _handed_over(
+        self, pyramid: LatentPyramid, level: int, prefix: Prefix, levels: Ladder
+    ) -> LatentPyramid:
+        """The pyramid with what a prefix says of the level before, where one ends there."""
+        assert self.written is not None
+        before = levels[level - 1]
+        handed = handed_over(prefix, self.written.resized(levels.last), before)
+        coarse = coarse_of(prefix, before, MOTION_CHANNELS).to(pyramid.levels[level - 1])
+        chosen = torch.where(handed.view(-1, 1, 1, 1, 1), coarse, pyramid.levels[level - 1])
+        parts = list(pyramid.levels)
+        parts[level - 1] = chosen
+        return LatentPyramid(levels=tuple(parts))
 
     def _noise(
         self, pyramid: LatentPyramid, level: int, draws: Draws
@@ -177,19 +270,31 @@ class HierarchicalGenerator(nn.Module):
         return coloured.view_as(white)
 
     def forward(self, example: GeneratorExample) -> Prediction:
+        return self.predict(example, example.told.condition(self.text))
+
+    def predict(self, example: GeneratorExample, condition: Condition) -> Prediction:
         """Guessed beside true velocities, per level."""
-        condition = replace(example.told.condition(self.text), alpha=example.alpha)
-        velocity, motion, trunk = [], [], []
+        condition = replace(condition, alpha=example.alpha)
+        velocity, motion, rows, trunk = [], [], [], []
         for level, path in enumerate(example.paths):
-            count = self.draws[level]
-            trunk.append(self.unet.trunk(path.x, path.tau, level, repeat(condition, count)))
-            guess = self.unet.head(trunk[-1])
+            count, C = self.draws[level], self.latent_channels
+            told = repeat(replace(condition, prefix=example.prefixes[level]), count)
+            track = example.tracks[level]
+            trunk.append(self.unet.trunk(path.x, path.tau, level, told))
+            lookup = None if track is None else repeat_lookup(track[0], count)
+            guess, logs = self.unet.head(trunk[-1], lookup)
             guess, target = (v.unflatten(0, (-1, count)) for v in (guess, path.velocity))
-            C = self.latent_channels
             velocity.append(Pair(guess=guess[:, :, :C], target=target[:, :, :C]))
             trust = example.confidence[level][:, None]
             motion.append(Pair(guess=guess[:, :, C:], target=target[:, :, C:], weight=trust))
-        prediction = Prediction(velocity=tuple(velocity), motion=tuple(motion), trunk=tuple(trunk))
+            if track is not None and logs is not None:
+                rows.append(pair_rows(logs, track[1], path.tau, count))
+        prediction = Prediction(
+            velocity=tuple(velocity),
+            motion=tuple(motion),
+            attention=tuple(rows),
+            trunk=tuple(trunk),
+        )
         if self.refiner is None or example.flawed is None:
             return prediction
         return with_refined(prediction, self.refiner, example.flawed)
@@ -211,10 +316,44 @@ class HierarchicalGenerator(nn.Module):
         """
         if given is not None:
             raise ValueError("this generator cannot continue given frames")
+        if settings.kappa not in (None, *self.kappas):
+            raise ValueError(f"kappa={settings.kappa}: nothing here writes scales; train joint")
+        condition, nothing = read_prompts(captions, self.text, draws.device)
+        return self.climb(condition, nothing, draws, settings)
+
+    @torch.no_grad()
+    def climb(
+        self,
+        condition: Condition,
+        nothing: Condition,
+        draws: Draws,
+        settings: Sampling,
+        prefix: Prefix | None = None,
+    ) -> LatentPyramid:
+        """Latents from noise, or from the scales that are written already.
+
+        Args:
+            prefix: of the same kappa for all clips.
+
+        Raises:
+            ValueError: the noise is to move but never did in training.
+        """
         if settings.motion_noise and self.noise is None:
             raise ValueError("motion_noise=... needs a generator trained with +noise=motion")
-        condition, nothing = read_prompts(captions, self.text, draws.device)
-        channels = self.latent_channels + MOTION_CHANNELS
+        noises = [
+            draws.normal(f"sample/{level}", self.latent_channels + MOTION_CHANNELS, *scale)
+            for level, scale in enumerate(self.levels)
+        ]
+        if settings.motion_noise and self.noise is not None:
+            # A caption does not say where things are. The motion that was generated does, and has
+            # the distribution of the motion that moved the noise in training.
+            still = replace(settings, motion_noise=0.0)
+            first = self.climb(condition, nothing, draws, still, prefix).finest
+            motion = read_motion(first[:, self.latent_channels :])
+            alpha = motion.new_full((len(motion),), settings.motion_noise)
+            noises[0] = self.noise.sample(noises[0], motion, alpha, draws.within("sample")).noise
+            condition, nothing = replace(condition, alpha=alpha), replace(nothing, alpha=alpha)
+        condition, nothing = replace(condition, prefix=prefix), replace(nothing, prefix=prefix)
 
         def velocity(x: Tensor, tau: Tensor, level: int) -> Tensor:
             guided = self.unet(x, tau, level, condition)
@@ -223,23 +362,44 @@ class HierarchicalGenerator(nn.Module):
             free = self.unet(x, tau, level, nothing)
             return free + settings.guidance * (guided - free)
 
-        noises = [
-            draws.normal(f"sample/{level}", channels, *scale)
-            for level, scale in enumerate(self.levels)
-        ]
-        if settings.motion_noise and self.noise is not None:
-            # A caption does not say where things are. The motion that was generated does, and has
-            # the distribution of the motion that moved the noise in training.
-            first = self.sample(captions, codec, draws, replace(settings, motion_noise=0.0)).finest
-            motion = read_motion(first[:, self.latent_channels :])
-            alpha = motion.new_full((len(motion),), settings.motion_noise)
-            noises[0] = self.noise.sample(noises[0], motion, alpha, draws.within("sample")).noise
-            condition, nothing = replace(condition, alpha=alpha), replace(nothing, alpha=alpha)
+        first, start = self._begin(prefix, noises)
         sampled = self.path.sample(
-            velocity, self.levels, noises, steps=settings.steps, solver=settings.solver
+            velocity,
+            self.levels,
+            noises,
+            steps=settings.steps,
+            solver=settings.solver,
+            first=first,
+            start=start,
         )
         *coarser, finest = sampled.levels
         return LatentPyramid(levels=(*coarser, self.refine(finest)))
+
+    def _begin(
+        self, prefix: Prefix | None, noises: Sequence[Tensor]
+    ) -> tuple[int, Float[Tensor, "B C t h w"] | None]:
+        """The level to begin with and, if scales are written that far, its start."""
+        if prefix is None or self.written is None:
+            return 0, None
+        level = first_level(self.written, self.levels, int(prefix.kappa[0]))
+        if not level:
+            assert level == 0, "kappas names those that a level begins with"
+            return 0, None
+        coarse = coarse_of(prefix, self.levels[level - 1], MOTION_CHANNELS)
+        return level, self.path.handoff(coarse, level, self.levels[level], noises[level])
+
+    @property
+    def kappas(self) -> tuple[int, ...]:
+        """The lengths of prefix that may be gone on from; a prefix is for others to write."""
+        return (0,)
+
+    @property
+    def continues(self) -> tuple[int, ...]:
+        """The lengths of prefix that `climb` may be given."""
+        if self.written is None:
+            return (0,)
+        lengths = range(len(self.written))
+        return tuple(k for k in lengths if first_level(self.written, self.levels, k) is not None)
 
     def refine(
         self,
@@ -270,8 +430,16 @@ class HierarchicalGenerator(nn.Module):
 
 def repeat(condition: Condition, count: int) -> Condition:
     """Every clip's condition `count` times in a row."""
+    prefix = condition.prefix
+    if prefix is not None:
+        prefix = Prefix(
+            state=prefix.state.repeat_interleave(count, dim=0),
+            kappa=prefix.kappa.repeat_interleave(count),
+            corruption=prefix.corruption.repeat_interleave(count),
+        )
     return Condition(
         text=condition.text.repeat_interleave(count, dim=0),
         text_mask=condition.text_mask.repeat_interleave(count, dim=0),
         alpha=None if condition.alpha is None else condition.alpha.repeat_interleave(count),
+        prefix=prefix,
     )

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from hstvg.nn.attention import SpaceTimeAttention, TextAttention
 from hstvg.nn.conv import FactorisedConv, zero_init
+from hstvg.nn.correspondence import CorrespondenceAttention, Lookup
 from hstvg.nn.embed import embed_time
 from hstvg.nn.norm import ChannelNorm
 from hstvg.nn.resample import Down, Factor, Up
+from hstvg.scales import Scale, pool
 from hstvg.types import Condition
 
 Kind = Literal["local", "regional", "global"]
@@ -39,6 +41,9 @@ class HSTUNet(nn.Module):
         depth: blocks per U-Net level, on the way down and again on the way up.
         window: cells per axis of a regional window.
         moving_noise: it is told how much of the noise moves, the alpha of the condition.
+        prefix_channels: of the coarse scales that may be written already; 0 if none ever are.
+        num_kappas: how many of them may be, none included.
+        correspondence: heads of their own learn where things go, which L_attention asks them.
     """
 
     def __init__(
@@ -54,13 +59,17 @@ class HSTUNet(nn.Module):
         window: int = 4,
         head_dim: int = 32,
         moving_noise: bool = False,
+        prefix_channels: int = 0,
+        num_kappas: int = 1,
+        correspondence: bool = False,
     ) -> None:
         super().__init__()
         width = widths[-1]
+        self.prefix_channels = prefix_channels
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.level = nn.Embedding(num_levels, width)
         self.text = nn.Linear(text_width, width)
-        self.enter = FactorisedConv(channels, widths[0], causal=False)
+        self.enter = FactorisedConv(channels + prefix_channels, widths[0], causal=False)
 
         def level(i: int) -> Level:
             return Level(
@@ -83,8 +92,15 @@ class HSTUNet(nn.Module):
         self.up = nn.ModuleList(level(i) for i in range(len(widths) - 1))
         self.norm = ChannelNorm(widths[0])
         self.leave = zero_init(nn.Conv3d(widths[0], channels, (1, 3, 3), padding=(0, 1, 1)))
-        # The last one, so that all others start as they would without it.
+        # The last ones, so that all others start as they would without them.
         self.alpha = zero_init(nn.Linear(width, width, bias=False)) if moving_noise else None
+        self.kappa = nn.Embedding(num_kappas, width) if prefix_channels else None
+        self.corruption = (
+            zero_init(nn.Linear(width, width, bias=False)) if prefix_channels else None
+        )
+        self.correspondence = None
+        if correspondence:
+            self.correspondence = CorrespondenceAttention(widths[0], head_dim=head_dim)
 
     def forward(
         self,
@@ -93,7 +109,7 @@ class HSTUNet(nn.Module):
         level: int,
         condition: Condition,
     ) -> Float[Tensor, "B C t h w"]:
-        return self.head(self.trunk(x, tau, level, condition))
+        return self.head(self.trunk(x, tau, level, condition))[0]
 
     def trunk(
         self,
@@ -104,6 +120,8 @@ class HSTUNet(nn.Module):
     ) -> Float[Tensor, "B D t h w"]:
         """What appearance and motion are both read from."""
         signal = self._signal(tau, level, condition)
+        if self.prefix_channels:
+            x = torch.cat([x, self._written(x, condition)], dim=1)
         x = self.enter(x.to(self.enter.space.weight.dtype))
         skips = []
         for block, shrink in zip(self.down, self.shrink, strict=True):
@@ -116,8 +134,22 @@ class HSTUNet(nn.Module):
             x = self.up[i](x, signal, condition)
         return x
 
-    def head(self, x: Float[Tensor, "B D t h w"]) -> Float[Tensor, "B C t h w"]:
-        return self.leave(F.silu(self.norm(x)))
+    def head(
+        self, x: Float[Tensor, "B D t h w"], lookup: Lookup | None = None
+    ) -> tuple[Float[Tensor, "B C t h w"], Float[Tensor, "B S A cells"] | None]:
+        """The velocity and, of the cells looked up, the log probability of where they went."""
+        rows = None
+        if self.correspondence is not None:
+            x, rows = self.correspondence(x, lookup)
+        return self.leave(F.silu(self.norm(x))), rows
+
+    def _written(
+        self, x: Float[Tensor, "B C t h w"], condition: Condition
+    ) -> Float[Tensor, "B Cp t h w"]:
+        """The scales that are written already, on the grid of x; zero where there are none."""
+        if condition.prefix is None:
+            return x.new_zeros(len(x), self.prefix_channels, *x.shape[2:])
+        return pool(condition.prefix.state, Scale(*x.shape[2:])).to(x)
 
     def _signal(
         self, tau: Float[Tensor, "B"], level: int, condition: Condition
@@ -131,6 +163,12 @@ class HSTUNet(nn.Module):
         if self.alpha is not None:
             alpha = torch.zeros_like(tau) if condition.alpha is None else condition.alpha
             signal = signal + self.alpha(embed_time(alpha, signal.shape[1]).to(signal.dtype))
+        if self.kappa is not None and self.corruption is not None:
+            kappa, corruption = torch.zeros_like(index), torch.zeros_like(tau)
+            if condition.prefix is not None:
+                kappa, corruption = condition.prefix.kappa, condition.prefix.corruption
+            wrong = self.corruption(embed_time(corruption, signal.shape[1]).to(signal.dtype))
+            signal = signal + self.kappa(kappa) + wrong
         return F.silu(signal)
 
 

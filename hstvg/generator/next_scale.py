@@ -103,7 +103,7 @@ class NextScaleGenerator(nn.Module):
         self.schedule = codec.schedule
         self.channels = codec.channels
         self.levels = codec.levels
-        self.kappa = codec.schedule.num_levels
+        self.kappas = (codec.schedule.num_levels,)
         self.text = text
         self.text_dropout = text_dropout
         self.corruption = corruption
@@ -181,8 +181,10 @@ class NextScaleGenerator(nn.Module):
         )
 
     def forward(self, example: NextScaleExample) -> Prediction:
+        return self.predict(example, example.told.condition(self.text))
+
+    def predict(self, example: NextScaleExample, condition: Condition) -> Prediction:
         """Guessed beside true codes, or velocities of values, per rung."""
-        condition = example.told.condition(self.text)
         states = self.transformer(example.blocks, example.inputs, example.present, condition)
         rungs = [
             (block, state)
@@ -218,18 +220,43 @@ class NextScaleGenerator(nn.Module):
             given: latent frames the clips begin with: up to `context_frames`, or with several
                 segments any whole number of them.
         """
+        if settings.kappa not in (None, *self.kappas):
+            raise ValueError(f"kappa={settings.kappa}: there is no denoiser to go on; train joint")
         condition, free = read_prompts(captions, self.text, draws.device)
+        states = self.write(condition, free, codec, draws, settings, given)
+        return codec.pyramid(states, self.latent_size)
+
+    @torch.no_grad()
+    def write(
+        self,
+        condition: Condition,
+        free: Condition,
+        codec: Codec,
+        draws: Draws,
+        settings: Sampling,
+        given: Float[Tensor, "B C r h w"] | None = None,
+        rungs: int | None = None,
+    ) -> list[Float[Tensor, "B C _t h w"]]:
+        """The states of the rungs, each of its segment, in the order in which they are written.
+
+        Args:
+            free: the empty caption, for guidance.
+            rungs: how many to write; None writes all.
+        """
+        clips = len(condition.text)
         if settings.guidance != 1:
             condition = Condition(
                 text=torch.cat([condition.text, free.text]),
                 text_mask=torch.cat([condition.text_mask, free.text_mask]),
             )
         memories = self.transformer.begin(condition)
-        z = torch.zeros(len(captions), self.channels, *self.latent_size, device=draws.device)
+        z = torch.zeros(clips, self.channels, *self.latent_size, device=draws.device)
         forced = self._forced(codec, given)
         states = []
         blocks = blocks_of(self.schedule, self._context_of(self.schedule))
         for block in blocks:
+            if len(states) == rungs:
+                break
             if block.rung is None:
                 self._read(memories, block, z, given, condition)
                 continue
@@ -244,7 +271,7 @@ class NextScaleGenerator(nn.Module):
                 residual = self._write(block, state, codec, draws, settings)
             z[:, :, frames] = codec.grow(z[:, :, frames], residual, block.rung)
             states.append(z[:, :, frames].clone())
-        return codec.pyramid(states, z.shape[2:])
+        return states
 
     def _write(
         self,

@@ -14,13 +14,20 @@ from hstvg.nn.resample import Factor
 
 
 class Heads(nn.Module):
-    """Queries, keys and values with RMS-normed queries and keys (arXiv 2302.05442)."""
+    """Queries, keys and values with RMS-normed queries and keys (arXiv 2302.05442).
 
-    def __init__(self, width: int, context_width: int, head_dim: int) -> None:
+    Args:
+        inner: channels of all heads together; as many as `width` if not said.
+    """
+
+    def __init__(
+        self, width: int, context_width: int, head_dim: int, inner: int | None = None
+    ) -> None:
         super().__init__()
         self.head_dim = head_dim
-        self.query = nn.Linear(width, width, bias=False)
-        self.key_value = nn.Linear(context_width, 2 * width, bias=False)
+        inner = width if inner is None else inner
+        self.query = nn.Linear(width, inner, bias=False)
+        self.key_value = nn.Linear(context_width, 2 * inner, bias=False)
         self.gain_q = nn.Parameter(torch.ones(head_dim))
         self.gain_k = nn.Parameter(torch.ones(head_dim))
 

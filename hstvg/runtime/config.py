@@ -206,6 +206,7 @@ class EvaluateSchema:
     """Clips, and so prompts, per split."""
     num_rows: int = 8
     """Clips kept as real | reconstruction | sample rows."""
+    kappa: int | None = None
     steps: int = 12
     solver: str = "euler"
     guidance: float = 5.0

@@ -24,7 +24,7 @@ from hstvg.runtime.index import DatasetIndex, read_index
 from hstvg.runtime.latents import refuse_latents
 from hstvg.runtime.lineage import write_json
 from hstvg.runtime.reader import Reader, VideoOpener, references
-from hstvg.runtime.sampling import sampling_of
+from hstvg.runtime.sampling import check_kappa, sampling_of
 from hstvg.runtime.worker_local import pick_device
 from hstvg.scene.grammar import read_caption
 
@@ -64,6 +64,8 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         ConfigError: no such run or data set, or the data set has no held-out clips.
     """
     model = open_run(config["run"])
+    if model.generator is not None:
+        check_kappa(sampling_of(config), model.generator)
     refuse_latents(config["data"]["path"], "an evaluation")
     index = read_index(config["data"]["path"])
     splits = [name for name in SPLITS if len(index.rows_of(name))]

@@ -28,8 +28,8 @@ def generate(config: dict[str, Any]) -> list[Path]:
     model = open_run(config["run"])
     if model.generator is None:
         raise ConfigError(f"{config['run']} is a tokenizer's run; name a run of stage=generator")
-    _check_kappa(config, model.generator)
     settings = sampling_of(config)
+    check_kappa(settings, model.generator)
     given = _given(config, model)
     num_frames = _frames(config, model, 0 if given is None else len(given))
     if config["dry_run"]:
@@ -140,12 +140,13 @@ def _frames(config: Mapping[str, Any], model: VideoModel, given: int) -> int:
     return wanted
 
 
-def _check_kappa(config: Mapping[str, Any], generator: Generator) -> None:
-    kappa, own = config["kappa"], generator.kappa
-    if kappa is not None and kappa != own:
+def check_kappa(settings: Sampling, generator: Generator) -> None:
+    """Raises ConfigError where a generator cannot write that many scales."""
+    if settings.kappa not in (None, *generator.kappas):
+        known = ", ".join(map(str, generator.kappas))
         raise ConfigError(
-            f"kappa={kappa}: of this run the next-scale transformer writes {own} scales; "
-            f"leave kappa out or give {own}"
+            f"kappa={settings.kappa}: of this run the next-scale transformer writes {known} "
+            "scales; leave kappa out or give one of these"
         )
 
 

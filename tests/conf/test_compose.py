@@ -238,6 +238,7 @@ def test_a_weight_is_an_override(stage, term):
         (("stage=features",), set()),
         (("stage=generator",), {"diffusion", "flow"}),
         (("stage=generator", "generator=next_scale"), set()),
+        (("stage=generator", "generator=joint"), {"diffusion", "flow", "next_scale"}),
     ],
 )
 def test_terms_that_are_added_to_diffusion_are_normalised(overrides, normalised):

@@ -13,6 +13,7 @@ import hstvg.objective
 from hstvg.nn.features import FeatureNetwork
 from hstvg.nn.lpips import Lpips
 from hstvg.objective.adversarial import AdversarialTerm
+from hstvg.objective.attention import AttentionTerm
 from hstvg.objective.codec import CodecTerm
 from hstvg.objective.commitment import CommitmentTerm
 from hstvg.objective.diffusion import DiffusionTerm
@@ -60,6 +61,12 @@ def video(guess: Tensor, target: Tensor) -> Pair:
     return pair(large(guess), large(target))
 
 
+def rows(guess: Tensor, target: Tensor) -> Pair:
+    """Attention over the last axes: of a guess as log probabilities, of a target as such."""
+    logits, truth = guess.float().flatten(2), target.float().flatten(2).softmax(-1)
+    return pair(logits.log_softmax(-1), truth)
+
+
 def words(guess: Tensor, target: Tensor) -> Pair:
     """Sure of no word, and less so the farther the guess lies from the target."""
     logits = 5 * (guess.float() - target.detach().float()).flatten(1).square() - 20
@@ -78,6 +85,7 @@ ALL_TERMS = [
             pixels=pair(g, t), realism=-(g.float() - t.detach().float()).square().flatten(1).mean(1)
         ),
     ),
+    Case(AttentionTerm(), lambda g, t: Prediction(attention=(rows(g, t), rows(g, t)))),
     Case(
         CodecTerm(), lambda g, t: Prediction(coarse=(pair(g, t), pair(0.5 * (g + t.detach()), t)))
     ),

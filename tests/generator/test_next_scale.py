@@ -189,7 +189,7 @@ def test_a_sample_belongs_to_its_prompt_and_position(codec):
 def test_levels_are_the_states_on_the_way(codec):
     generator = generator_of(codec, **PLAIN)
     levels = generator.sample(CAPTIONS, codec, Draws(0, [0, 1], CPU), Sampling()).levels
-    assert len(levels) == codec.schedule.num_levels == generator.kappa
+    assert generator.kappas == (len(levels),) == (codec.schedule.num_levels,)
     assert all(level.shape == (2, 3, *codec.schedule.size) for level in levels)
 
 

@@ -1,0 +1,142 @@
+"""JointGenerator: the transformer writes the scales up to kappa, the denoiser goes on from there.
+
+p(z | c) = prod_{k <= kappa} P_theta(r_k | r_<k, c) p_phi(z | z_hat_kappa, c): kappa = K is the
+proposal VideoAR alone, kappa = 0 the proposal Hierarchical Video Generation alone. One training
+serves every kappa, since the denoiser is trained on prefixes of every length.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hstvg.generator.generator import Sampling
+from hstvg.generator.hierarchical import GeneratorExample, HierarchicalGenerator
+from hstvg.generator.next_scale import NextScaleExample, NextScaleGenerator
+from hstvg.generator.prefixes import Prefixes
+from hstvg.generator.refining import Refining
+from hstvg.generator.told import read_prompts
+from hstvg.generator.tracks import Tracks
+from hstvg.paths.draws import Draws
+from hstvg.paths.motion_noise import MotionNoise
+from hstvg.scales import Scale
+from hstvg.scene.text import TextEncoder
+from hstvg.types import Codec, Condition, LatentBatch, LatentPyramid, Prediction, Prefix
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointExample:
+    """A batch as both parts train on it."""
+
+    transformer: NextScaleExample
+    denoiser: GeneratorExample
+
+
+class JointGenerator(nn.Module):
+    """Both generators on one text encoder.
+
+    Args:
+        codec: of the tokenizer whose latents are made, in one segment.
+        kappa: scales that the transformer writes where a sample asks for no other number; 0 to K.
+        text_dropout: share of clips trained without their caption, the same for both parts.
+        transformer: arguments of NextScaleGenerator, but for those above.
+        denoiser: arguments of HierarchicalGenerator, but for those above and below.
+        prefixes: what the denoiser is trained to go on from.
+        noise, refiner, tracks: as of HierarchicalGenerator.
+    """
+
+    context_frames = 0
+
+    def __init__(
+        self,
+        *,
+        codec: Codec,
+        text: TextEncoder,
+        transformer: Mapping[str, Any],
+        denoiser: Mapping[str, Any],
+        kappa: int,
+        text_dropout: float = 0.1,
+        prefixes: Prefixes | None = None,
+        noise: MotionNoise | None = None,
+        refiner: Refining | None = None,
+        tracks: Tracks | None = None,
+    ) -> None:
+        super().__init__()
+        self.text = text
+        shared = {"codec": codec, "text": text, "text_dropout": text_dropout}
+        extras = {"noise": noise, "refiner": refiner, "tracks": tracks}
+        self.transformer = NextScaleGenerator(**shared, **transformer, context_frames=0)
+        self.denoiser = HierarchicalGenerator(
+            **shared, **denoiser, **extras, prefixes=prefixes or Prefixes()
+        )
+        for part in (self.transformer, self.denoiser):
+            # They use it, but only this module has it: its weights are trained and saved once.
+            del part.text
+            part.__dict__["text"] = text
+        whole = codec.schedule.num_levels
+        self.kappas = (*self.denoiser.continues, whole)
+        if kappa not in self.kappas:
+            raise ValueError(f"kappa={kappa}: choose from {', '.join(map(str, self.kappas))}")
+        self.kappa = kappa
+
+    @property
+    def latent_size(self) -> Scale:
+        return self.transformer.latent_size
+
+    @torch.no_grad()
+    def example(
+        self, batch: LatentBatch, codec: Codec, draws: Draws, known: Condition | None = None
+    ) -> JointExample:
+        """Both examples; what the transformer is told of a caption, the denoiser is told."""
+        return JointExample(
+            transformer=self.transformer.example(batch, codec, draws, known),
+            denoiser=self.denoiser.example(batch, codec, draws.within("denoiser"), known),
+        )
+
+    def forward(self, example: JointExample) -> Prediction:
+        """Codes of the one, velocities and all else of the other."""
+        condition = example.transformer.told.condition(self.text)
+        written = self.transformer.predict(example.transformer, condition)
+        return replace(
+            self.denoiser.predict(example.denoiser, condition),
+            codes=written.codes,
+            residuals=written.residuals,
+            statistics=written.statistics,
+        )
+
+    @torch.no_grad()
+    def sample(
+        self,
+        captions: Sequence[str],
+        codec: Codec,
+        draws: Draws,
+        settings: Sampling,
+        given: Float[Tensor, "B C r h w"] | None = None,
+    ) -> LatentPyramid:
+        """The scales as they are written, then the levels as they are climbed; appearance alone.
+
+        Raises:
+            ValueError: latent frames are given, or kappa is none that the denoiser can go on from.
+        """
+        if given is not None:
+            raise ValueError("this generator cannot continue given frames")
+        kappa = self.kappa if settings.kappa is None else settings.kappa
+        if kappa not in self.kappas:
+            known = ", ".join(map(str, self.kappas))
+            raise ValueError(f"kappa={kappa}: this generator knows {known}")
+        condition, nothing = read_prompts(captions, self.text, draws.device)
+        states = []
+        if kappa:
+            states = self.transformer.write(condition, nothing, codec, draws, settings, rungs=kappa)
+        if kappa == codec.schedule.num_levels:
+            return LatentPyramid(levels=tuple(states))
+        prefix = None
+        if states:
+            rows = torch.ones(len(captions), device=draws.device)
+            prefix = Prefix(state=states[-1], kappa=rows.long() * kappa, corruption=0 * rows)
+        climbed = self.denoiser.climb(condition, nothing, draws, settings, prefix)
+        appearance = [level[:, : self.denoiser.latent_channels] for level in climbed.levels]
+        return LatentPyramid(levels=(*states, *appearance))

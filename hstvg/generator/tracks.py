@@ -1,0 +1,136 @@
+"""Which cells show the same thing: what L_attention asks attention to find.
+
+Tracks are composed of the motion between neighbouring latent frames. Motion says where a cell's
+content goes, so a cell is looked for in later frames.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from hstvg.nn.correspondence import Lookup
+from hstvg.paths.draws import Draws
+from hstvg.scales import Scale
+from hstvg.types import Pair
+
+STRIDES = (1, 2, 4)
+"""Frames ahead in which a cell may be looked for, as far as the grid has them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracks:
+    """What a config says of them."""
+
+    num_frames: int
+    """Of a training clip."""
+    fps: float
+    queries: int = 32
+    """Cells looked up per clip and level."""
+
+    def seconds(self, frames: int) -> float:
+        """From one latent frame to the next, of a grid with this many."""
+        return self.num_frames / self.fps / frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Where the cells of a Lookup went."""
+
+    where: Float[Tensor, "B S cells"]
+    """Bilinear weights of the place over the cells of the later frame; they sum to 1."""
+    weight: Float[Tensor, "B S"]
+    """Trust in the track, 0 to 1; 0 where it left the frame."""
+
+
+def draw_lookup(draws: Draws, size: Scale, count: int) -> Lookup:
+    """`count` random cells of each clip, each to be found in a frame a stride ahead.
+
+    Raises:
+        ValueError: the grid has one frame, so there is nothing ahead.
+    """
+    strides = [stride for stride in STRIDES if stride < size.t]
+    if not strides:
+        raise ValueError(f"a grid of {size} has no later frame")
+    which = (draws.uniform("lookup/stride", count) * len(strides)).long()
+    ahead = torch.tensor(strides, device=which.device)[which]
+    frame = (draws.uniform("lookup/frame", count) * (size.t - ahead)).long()
+    cell = (draws.uniform("lookup/cell", count) * size.h * size.w).long()
+    return Lookup(frame=frame, cell=cell, later=frame + ahead)
+
+
+def follow(
+    motion: Float[Tensor, "B 2 t h w"],
+    trust: Float[Tensor, "B 1 t h w"],
+    lookup: Lookup,
+    seconds: float,
+) -> Found:
+    """Where the cells went.
+
+    Args:
+        motion: forward, (x, y) in frame widths per second; cells are square.
+        trust: in the motion, 0 to 1.
+        seconds: from one frame of the grid to the next.
+    """
+    t, h, w = motion.shape[2:]
+    place = torch.stack([lookup.cell % w, lookup.cell // w], dim=-1).float()  # B S (x, y)
+    weight = torch.ones_like(place[..., 0])
+    fields = torch.cat([motion * seconds * w, trust], dim=1).float()
+    for step in range(max(STRIDES)):
+        frame = lookup.frame + step
+        moving = frame < lookup.later
+        met = read_at(fields, frame.clamp_max(t - 1), place)
+        place = torch.where(moving[..., None], place + met[..., :2], place)
+        weight = torch.where(moving, weight * met[..., 2] * inside(place, h, w), weight)
+    return Found(where=hats(place, h, w), weight=weight)
+
+
+def pair_rows(
+    logs: Float[Tensor, "Bn S A cells"], found: Found, tau: Float[Tensor, "Bn"], count: int
+) -> Pair:
+    """Rows of attention beside the true places, `count` rows of logs for each clip.
+
+    Weighed by tau, too: of a clip that is noise still, nobody can say where things are.
+    """
+    logs, time = logs.unflatten(0, (-1, count)), tau.view(-1, count, 1, 1, 1)
+    return Pair(
+        guess=logs,
+        target=found.where[:, None, :, None].expand_as(logs),
+        weight=time * found.weight[:, None, :, None, None],
+    )
+
+
+def repeat_lookup(lookup: Lookup, count: int) -> Lookup:
+    """Every clip's lookup `count` times in a row."""
+    parts = (lookup.frame, lookup.cell, lookup.later)
+    frame, cell, later = (part.repeat_interleave(count, dim=0) for part in parts)
+    return Lookup(frame=frame, cell=cell, later=later)
+
+
+def read_at(
+    fields: Float[Tensor, "B C t h w"],
+    frame: Float[Tensor, "B S"] | Tensor,
+    place: Float[Tensor, "B S 2"],
+) -> Float[Tensor, "B S C"]:
+    """Values of a frame at places in cells (x, y), bilinearly; beyond the border those on it."""
+    h, w = fields.shape[3:]
+    clip = torch.arange(len(fields), device=fields.device)[:, None]
+    flat = fields.permute(0, 2, 3, 4, 1)[clip, frame]  # B S h w C
+    weights = hats(place, h, w)
+    return torch.einsum("bsc,bscd->bsd", weights, flat.flatten(2, 3))
+
+
+def hats(place: Float[Tensor, "B S 2"], h: int, w: int) -> Float[Tensor, "B S cells"]:
+    """Bilinear weights of places over the cells of a frame."""
+    columns, rows = torch.arange(w, device=place.device), torch.arange(h, device=place.device)
+    x = F.relu(1 - (place[..., :1].clamp(0, w - 1) - columns).abs())
+    y = F.relu(1 - (place[..., 1:].clamp(0, h - 1) - rows).abs())
+    return (y[..., :, None] * x[..., None, :]).flatten(2)
+
+
+def inside(place: Float[Tensor, "B S 2"], h: int, w: int) -> Bool[Tensor, "B S"]:
+    """Within the frame, whose cells reach half a cell beyond their centres."""
+    x, y = place.unbind(-1)
+    return (x > -0.5) & (x < w - 0.5) & (y > -0.5) & (y < h - 0.5)

@@ -1,0 +1,114 @@
+import math
+
+import pytest
+import torch
+
+from hstvg.generator.tracks import draw_lookup, follow
+from hstvg.nn.correspondence import Lookup
+from hstvg.objective.attention import AttentionTerm
+from hstvg.paths.draws import Draws
+from hstvg.scales import Scale
+from hstvg.types import LatentBatch, Pair, Prediction
+
+SIZE = (5, 4, 8)
+
+
+def still(*velocity):
+    """A motion, in cells per frame where a frame lasts a second."""
+    x, y = velocity
+    field = torch.tensor([x, y], dtype=torch.float32) / SIZE[2]
+    return field.view(1, 2, 1, 1, 1).expand(1, 2, *SIZE).clone()
+
+
+def asked(frame, cell, later):
+    return Lookup(
+        frame=torch.tensor([[frame]]), cell=torch.tensor([[cell]]), later=torch.tensor([[later]])
+    )
+
+
+def where(motion, frame, cell, later, trust=None):
+    trust = torch.ones(1, 1, *SIZE) if trust is None else trust
+    found = follow(motion, trust, asked(frame, cell, later), seconds=1.0)
+    return found.where[0, 0].reshape(SIZE[1:]), float(found.weight)
+
+
+def test_a_cell_is_followed_right_and_down():
+    found, weight = where(still(2, 1), 0, 9, 1)  # row 1, column 1
+    assert found[2, 3] == 1
+    assert weight == 1
+
+
+def test_strides_add_up():
+    found, _ = where(still(1, 0), 0, 9, 4)
+    assert found[1, 5] == 1
+
+
+def test_a_place_between_cells_is_shared():
+    found, _ = where(still(0.25, 0), 1, 9, 2)
+    assert found[1, 1] == pytest.approx(0.75)
+    assert found[1, 2] == pytest.approx(0.25)
+    assert found.sum() == pytest.approx(1)
+
+
+def test_the_motion_met_on_the_way_counts():
+    motion = still(1, 0)
+    motion[:, :, 1, 1, 2] = torch.tensor([0, 1]) / SIZE[2]  # where the cell is in frame 1
+    found, _ = where(motion, 0, 9, 2)
+    assert found[2, 2] == 1
+
+
+def test_what_leaves_the_frame_has_no_weight():
+    _, weight = where(still(-1, 0), 0, 8, 1)  # column 0
+    assert weight == 0
+
+
+def test_a_track_is_trusted_as_its_parts_are():
+    trust = torch.ones(1, 1, *SIZE)
+    trust[:, :, 1, 1, 2] = 0.5
+    _, weight = where(still(1, 0), 0, 9, 2, trust)
+    assert weight == 0.5
+
+
+def test_lookups_lie_in_the_grid_and_ahead():
+    draws = Draws(0, range(50), torch.device("cpu"))
+    lookup = draw_lookup(draws, Scale(*SIZE), 40)
+    assert set((lookup.later - lookup.frame).unique().tolist()) == {1, 2, 4}
+    assert lookup.later.max() == SIZE[0] - 1
+    assert lookup.cell.min() == 0
+    assert lookup.cell.max() == SIZE[1] * SIZE[2] - 1
+
+
+def test_one_frame_has_none_ahead():
+    with pytest.raises(ValueError, match="no later frame"):
+        draw_lookup(Draws(0, [0], torch.device("cpu")), Scale(1, 4, 4), 3)
+
+
+def cost(rows, target, weight=None):
+    batch = LatentBatch(
+        latent=torch.zeros(len(rows), 1, 1, 1, 1),
+        captions=("",) * len(rows),
+        positions=torch.arange(len(rows)),
+        keys=("",) * len(rows),
+    )
+    pair = Pair(guess=rows.log(), target=target, weight=weight)
+    return AttentionTerm()(Prediction(attention=(pair,)), batch)
+
+
+def test_a_perfect_row_costs_nothing_and_a_uniform_one_log_n():
+    target = torch.eye(8)[None, :, None]
+    assert cost(target.clamp_min(1e-9), target) == pytest.approx(0, abs=1e-5)
+    uniform = torch.full_like(target, 1 / 8)
+    assert cost(uniform, target) == pytest.approx(math.log(8))
+
+
+def test_looking_at_the_same_place_costs_more_than_uniform_where_things_move():
+    target = torch.eye(8).roll(1, 0)[None, :, None]
+    stuck = (torch.eye(8) * 0.9 + 0.1 / 8)[None, :, None]
+    assert cost(stuck, target) > math.log(8)
+
+
+def test_untrusted_tracks_do_not_count():
+    target = torch.eye(8)[None, :, None]
+    uniform = torch.full_like(target, 1 / 8)
+    weight = torch.zeros(1, 8, 1, 1)
+    assert cost(uniform, target, weight) == 0
