@@ -38,16 +38,32 @@ TINY_TEXT = (
     "generator.text.width=32",
     "generator.text.layers=1",
     "generator.text.heads=2",
-    "generator.head_dim=16",
 )
 TINY_GENERATOR = {
     "generator=hst": (
         *TINY_TEXT,
+        "generator.head_dim=16",
         "generator.widths=[16,32]",
         "generator.window=2",
         "generator.draws=[1,1]",
     ),
-    "generator=next_scale": (*TINY_TEXT, "generator.width=32", "generator.depth=1"),
+    "generator=next_scale": (
+        *TINY_TEXT,
+        "generator.head_dim=16",
+        "generator.width=32",
+        "generator.depth=1",
+    ),
+    "generator=joint": (
+        *TINY_TEXT,
+        "generator.kappa=1",
+        "generator.transformer.head_dim=16",
+        "generator.transformer.width=32",
+        "generator.transformer.depth=1",
+        "generator.denoiser.head_dim=16",
+        "generator.denoiser.widths=[16,32]",
+        "generator.denoiser.window=2",
+        "generator.denoiser.draws=[1,1]",
+    ),
 }
 """Sizes at which a step takes milliseconds, and so few clips that every path is walked."""
 

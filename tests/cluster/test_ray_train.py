@@ -35,6 +35,12 @@ ENGINES = {
 """A global batch of 4, of which two workers take 2 each, at once or in two parts, or one takes all
 in two parts."""
 
+JOINT = (
+    "generator=joint",
+    "+term=[attention,refinement]",
+    "objective.terms.flow.weight=0",
+)
+
 TOLERANCE = 1e-5
 """Relative. float32 keeps 7 digits; the engines add gradients up in other orders, and over six
 steps Adam, which divides a gradient by its own size, carries that into the digits before."""
@@ -206,6 +212,25 @@ def test_the_next_scale_generator_takes_the_same_steps_under_zero_3(
     one, two = (numbers(root / f"{head}-{name}") for name in ("one", "zero-3"))
     assert len(one) == STEPS
     for want, got in zip(one, two, strict=True):
+        assert got == pytest.approx(want, rel=TOLERANCE, abs=NEAR_ZERO), want["step"]
+
+
+@pytest.fixture(scope="module")
+def joint_of_one(root, arguments) -> list[dict]:
+    local = ("worker=local", "worker.threads=1", "engine=torch", "run.micro_batch=4")
+    run_training(*arguments("joint-one", *JOINT, *local))
+    return numbers(root / "joint-one")
+
+
+@pytest.mark.parametrize("engine", ["zero-1-in-parts", "zero-2", "zero-3"])
+def test_the_joint_generator_takes_the_same_steps_under_zero(
+    engine, root, ray_cluster, arguments, joint_of_one
+):
+    """All terms together, one of them without weight: no parameter is left out at any time."""
+    run_training(*arguments(f"joint-{engine}", *JOINT, *ENGINES[engine]))
+    found = numbers(root / f"joint-{engine}")
+    assert len(found) == STEPS
+    for want, got in zip(joint_of_one, found, strict=True):
         assert got == pytest.approx(want, rel=TOLERANCE, abs=NEAR_ZERO), want["step"]
 
 
