@@ -112,20 +112,28 @@ def judge_clip(
     frames: UInt8[np.ndarray, "T H W 3"], caption: Caption, *, fps: float = 8.0
 ) -> tuple[Verdict, ...]:
     """One verdict per object of the caption; none when its style is not plain."""
-    if caption.style != "plain":
-        return ()
-    image = frames.astype(np.float32)
-    dark = np.median(image, axis=(0, 1, 2))
     pan = CAMERA_SPEED * np.array(CAMERAS[caption.camera])
-    masks = _match(_find(image, dark, len(caption.objects)), caption.objects)
     return tuple(
         _judge(thing, colour, mask, pan, fps)
-        for thing, (colour, mask) in zip(caption.objects, masks, strict=True)
+        for thing, (colour, mask) in zip(
+            caption.objects,
+            find_objects(frames, caption),
+            strict=False,  # none in other styles
+        )
     )
 
 
 Seen = tuple[str | None, np.ndarray | None]
 """Name of a colour and the soft mask [T, H, W] of what has it."""
+
+
+def find_objects(frames: UInt8[np.ndarray, "T H W 3"], caption: Caption) -> list[Seen]:
+    """What was found of each object of a caption; nothing when its style is not plain."""
+    if caption.style != "plain":
+        return []
+    image = frames.astype(np.float32)
+    dark = np.median(image, axis=(0, 1, 2))
+    return _match(_find(image, dark, len(caption.objects)), caption.objects)
 
 
 def _find(

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hstvg.data.optical_flow import estimate_flow
 from hstvg.data.sample import Window
 from hstvg.data.video import encode_video
 from hstvg.generate.bundle import VideoModel
 from hstvg.generate.workflow import to_frames, to_pixels, write_clips
+from hstvg.metrics.coherence import Coherence
 from hstvg.metrics.control import CHANCE, ControlAccuracy
+from hstvg.metrics.flow_consistency import FlowConsistency
 from hstvg.metrics.interval import mean_interval
 from hstvg.metrics.reconstruction import Reconstruction
 from hstvg.runtime.assemble import open_run
@@ -35,6 +38,46 @@ NUM_SHUFFLES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What is seen in clips, whoever made them; what a caption has to be known for is empty where
+    it is not of the shape world."""
+
+    control: ControlAccuracy = field(default_factory=ControlAccuracy.empty)
+    coherence: Coherence = field(default_factory=Coherence.empty)
+    flow: FlowConsistency = field(default_factory=FlowConsistency.empty)
+
+    @classmethod
+    def of(cls, clip: np.ndarray, caption: str, fps: float) -> "Judged":
+        estimated = estimate_flow(clip, fps)
+        seen = {
+            "clips": [clip],
+            "flows": [estimated.flow],
+            "trusts": [estimated.confidence],
+            "fps": fps,
+        }
+        coherence = Coherence.empty().update(**seen)
+        if not _is_shape_world(caption):
+            return cls(coherence=coherence)
+        return cls(
+            control=_judged([clip], [caption], fps),
+            coherence=coherence,
+            flow=FlowConsistency.empty().update(**seen, captions=[caption]),
+        )
+
+    def merge(self, other: "Judged") -> "Judged":
+        return Judged(
+            control=self.control.merge(other.control),
+            coherence=self.coherence.merge(other.coherence),
+            flow=self.flow.merge(other.flow),
+        )
+
+    def motion(self) -> dict[str, Any]:
+        """Temporal residual, flicker and, where captions command a motion, its end-point error."""
+        found = {**self.coherence.compute(), **self.flow.compute()}
+        return {name: asdict(estimate) for name, estimate in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Case:
     """A held-out clip, what the tokenizer makes of it, and the generator of its caption.
 
@@ -49,8 +92,8 @@ class Case:
     """Decoded from what the codes say up to each scale, z_hat_1 .. z_hat_K."""
     explained: tuple[float, ...]
     """Share of the variance of z that each of them holds."""
-    real: ControlAccuracy
-    """Of the clip itself; empty where its caption is not of the shape world."""
+    real: "Judged"
+    """The clip itself."""
     sample: np.ndarray | None
     """uint8 T H W 3."""
     row: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -88,13 +131,21 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         "tokenizer": _tokenizer_scores(cases),
         "scales": _scale_scores(model, cases),
     }
-    if model.generator is not None and all(_is_shape_world(case.caption) for case in cases):
+    if model.generator is not None:
         fps = model.window.fps
-        scores["control"] = {
-            SPLITS[split]: _control_scores([c for c in cases if c.split == split], fps)
-            for split in splits
+        of_split = {
+            SPLITS[split]: [case for case in cases if case.split == split] for split in splits
         }
-        scores["chance"] = dict(CHANCE)
+        judged = {name: _judge_samples(some, fps) for name, some in of_split.items()}
+        scores["motion"] = {
+            name: {"generated": ours.motion(), "real": _all(case.real for case in some).motion()}
+            for (name, some), ours in zip(of_split.items(), judged.values(), strict=True)
+        }
+        if all(_is_shape_world(case.caption) for case in cases):
+            scores["control"] = {
+                name: _control_scores(some, judged[name], fps) for name, some in of_split.items()
+            }
+            scores["chance"] = dict(CHANCE)
     _write(out, scores, cases, model.window, config["num_rows"])
     print(summary(scores))
     print(out / "metrics.json")
@@ -116,6 +167,10 @@ def summary(scores: Mapping[str, Any]) -> str:
             lines.append(f"  {name:<10} {shown}")
         chance = "  ".join(f"{key} {value:.2f}" for key, value in scores["chance"].items())
         lines.append(f"  {'chance':<10} {chance}")
+    for split, rows in scores.get("motion", {}).items():
+        for name, values in rows.items():
+            shown = "  ".join(f"{key} {_shown(value)}" for key, value in values.items())
+            lines.append(f"{split}, {name:<10} {shown}")
     return "\n".join(lines)
 
 
@@ -158,14 +213,13 @@ def _cases(
             sample = samples[i]
             clips = {"real": real[i], "reconstruction": rebuilt[i]}
             clips |= {} if sample is None else {"sample": sample}
-            judge = [caption] if _is_shape_world(caption) else []
             yield Case(
                 split=split,
                 caption=caption,
                 rebuilt=_compared(rebuilt[i], real[i]),
                 states=tuple(_compared(state[i], real[i]) for state in states),
                 explained=tuple(explained[i]),
-                real=_judged([real[i]] * len(judge), judge, model.window.fps),
+                real=Judged.of(real[i], caption, model.window.fps),
                 sample=sample,
                 row=clips if first + i < config["num_rows"] else {},
             )
@@ -215,17 +269,27 @@ def _together(parts: Sequence[Reconstruction]) -> dict[str, Any]:
     return {name: asdict(estimate) for name, estimate in whole.compute().items()}
 
 
-def _control_scores(cases: Sequence[Case], fps: float) -> dict[str, Any]:
+def _all(parts: Iterable[Judged]) -> Judged:
+    whole = Judged()
+    for part in parts:
+        whole = whole.merge(part)
+    return whole
+
+
+def _judge_samples(cases: Sequence[Case], fps: float) -> Judged:
+    return _all(
+        Judged.of(case.sample, case.caption, fps) for case in cases if case.sample is not None
+    )
+
+
+def _control_scores(cases: Sequence[Case], generated: Judged, fps: float) -> dict[str, Any]:
     """Generated clips beside what bounds them: real clips, wrong prompts, a frozen frame."""
     samples = [case.sample for case in cases if case.sample is not None]
     captions = [case.caption for case in cases]
     frozen = [np.repeat(clip[:1], len(clip), axis=0) for clip in samples]
-    real = ControlAccuracy.empty()
-    for case in cases:
-        real = real.merge(case.real)
     rows = {
-        "generated": _judged(samples, captions, fps),
-        "real": real,
+        "generated": generated.control,
+        "real": _all(case.real for case in cases).control,
         "shuffled": _judged_by_others(samples, captions, fps),
         "frozen": _judged(frozen, captions, fps),
     }
