@@ -5,11 +5,11 @@ compare (arXiv 2411.17459). An error of fine detail costs more than a smooth one
 """
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from hstvg.nn.resample import Factor, haar, to_depth
+from hstvg.nn.haar_bank import haar_bands
+from hstvg.nn.resample import Factor
 from hstvg.types import Prediction, TrainingBatch
 
 BLOCK = Factor(2, 2, 2)
@@ -38,13 +38,7 @@ class WaveletTerm:
         low = pair.guess.float() - pair.target.detach().float()
         parts = []
         for _ in range(self.levels):
-            bands = haar(to_depth(_even(low), BLOCK), BLOCK).unflatten(1, (-1, BLOCK.volume))
+            bands = haar_bands(low, BLOCK)
             low = bands[:, :, 0]
             parts.append(bands[:, :, 1:].flatten(1))
         return torch.cat([*parts, low.flatten(1)], dim=1).abs().mean(1)
-
-
-def _even(x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B C t h w"]:
-    """Axes of odd length with their first cell twice: a first frame alone becomes a still pair."""
-    T, H, W = x.shape[2:]
-    return F.pad(x, (W % 2, 0, H % 2, 0, T % 2, 0), mode="replicate")
