@@ -66,8 +66,8 @@ COMMON = [
     "run.log_every=100",
 ]
 TOKENIZER = [
-    "tokenizer.strides=[4,8,8]",
-    "tokenizer.patch=[2,4,4]",
+    "tokenizer.strides=[4,4,4]",
+    "tokenizer.patch=[2,2,2]",
     "run.global_batch=16",
     "run.micro_batch=16",
     "optimizer.lr=2e-3",
@@ -196,5 +196,5 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 if __name__ == "__main__":
     numbers = [int(argument) for argument in sys.argv[3:]]
-    seeds, tokenizer, generator = [*numbers, *(3, 600, 2500)[len(numbers) :]]
+    seeds, tokenizer, generator = [*numbers, *(3, 600, 2000)[len(numbers) :]]
     main(Path(sys.argv[1]), Path(sys.argv[2]), seeds, tokenizer, generator)
