@@ -40,6 +40,16 @@ class VideoBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StyleReference:
+    """How clips are to look: as others do, of which no more is known than this."""
+
+    statistics: Float[Tensor, "B S"]
+    """As `hstvg.nn.haar_bank` takes them of a latent."""
+    known: Bool[Tensor, "B"]
+    """False at clips without a reference, whose statistics are not read."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LatentBatch:
     """Clips that were encoded before the training, on the grid of their latent."""
 
@@ -57,6 +67,8 @@ class LatentBatch:
     """Of the captions, by a frozen text encoder; None where captions are not encoded yet."""
     text_mask: Bool[Tensor, "B L"] | None = None
     """True at real tokens; there whenever `text` is."""
+    style: StyleReference | None = None
+    """Of other clips, whose style a caption does then not name; None where nobody asked for it."""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -88,6 +100,8 @@ class Condition:
     """How much of the noise moves with the clip, as MotionNoise means it; None is none, or 0."""
     prefix: Prefix | None = None
     """None where no scale is written, kappa = 0."""
+    style: StyleReference | None = None
+    """None where no clip has a reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +200,9 @@ class Prediction:
     attention: tuple[Pair, ...] = ()
     """Per level that has neighbouring frames: log probability of the cells of a later frame in
     which a cell is looked for, against where it went; [B, looked up, heads, cells]."""
+    style: Pair | None = None
+    """Statistics of the clean latents that the finest level's velocities point to, [B, n, S], where
+    their time is late enough."""
     trunk: tuple[Float[Tensor, "_rows *_axes"], ...] = ()
     """Activations that all heads read, equally many rows per clip; () where there is one head."""
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
@@ -309,6 +326,7 @@ __all__ = [
     "Prediction",
     "Prefix",
     "Split",
+    "StyleReference",
     "Term",
     "Tokenizer",
     "TrainingBatch",

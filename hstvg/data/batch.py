@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from hstvg.types import LatentBatch, VideoBatch
+from hstvg.nn.haar_bank import style_statistics
+from hstvg.types import LatentBatch, StyleReference, VideoBatch
 
 
 def to_batch(arrays: Mapping[str, np.ndarray], fps: float, device: torch.device) -> VideoBatch:
@@ -42,12 +43,22 @@ def to_latent_batch(arrays: Mapping[str, np.ndarray], device: torch.device) -> L
         keys=_texts(arrays["key"]),
         text=text,
         text_mask=mask,
+        style=_style(arrays, device),
     )
 
 
 def write_member(tensors: Mapping[str, Tensor]) -> bytes:
     """The member of one sample's latents; the same tensors give the same bytes."""
     return save({name: value.contiguous() for name, value in tensors.items()})
+
+
+def _style(arrays: Mapping[str, np.ndarray], device: torch.device) -> StyleReference | None:
+    if "reference" not in arrays:
+        return None
+    known = torch.from_numpy(np.array(arrays["has_reference"])).to(device)
+    return StyleReference(
+        statistics=style_statistics(_floats(arrays["reference"], device)), known=known
+    )
 
 
 def _optional(arrays: Mapping[str, np.ndarray], name: str, device: torch.device) -> Tensor | None:

@@ -50,6 +50,11 @@ class LatentLayout:
         }
 
     @property
+    def latent_bytes(self) -> int:
+        """Of the latent of one window."""
+        return DTYPES[self.dtype][1].itemsize * self.channels * int(np.prod(self.size))
+
+    @property
     def clip_bytes(self) -> int:
         """Of one window with its text, as it travels to a worker."""
         cells = (self.channels + 3) * int(np.prod(self.size))

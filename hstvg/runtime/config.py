@@ -72,6 +72,9 @@ class DataFacts:
     shows all through num_frames x height x width, in whose tokens the global batch is counted."""
     motion: bool = MISSING
     """Whether the stage needs the motion of clips; estimating it costs more than decoding."""
+    style: bool = False
+    """Whether half of the clips come with another one of their style, which their captions then do
+    not name; for latents alone."""
     decoder: str = "pyav"
     """pyav, or torchcodec where it is installed."""
     block_mb: float = 96.0

@@ -222,6 +222,12 @@ def check_latents(config: Mapping[str, Any]) -> None:
     """
     path = config["data"]["path"]
     lineage = read_lineage(path)
+    if config["data"]["style"] and lineage is None:
+        raise ConfigError(
+            f"{path} holds videos, and data.style=true reads two clips for one, which is cheap of "
+            f"latents alone; make some with python -m pipelines.prepare source=latents "
+            f"source.path={path} source.tokenizer_run={config['tokenizer_run']} out=ANOTHER"
+        )
     if lineage is None:
         return
     if config["generator"] is None:
@@ -236,6 +242,11 @@ def check_latents(config: Mapping[str, Any]) -> None:
     kind = "by another tokenizer" if lineage.weights != facts["weights"] else "for another run"
     node = config["generator"]["text"]
     if lineage.text and node.get("pretrained"):
+        if config["data"]["style"]:
+            raise ConfigError(
+                f"{path} holds encoded captions, of which data.style=true cannot take the style "
+                "away; run source=latents again without source.text"
+            )
         known = {
             "text encoder": lineage.text.identity,
             "text.max_tokens": lineage.text.max_tokens,

@@ -13,11 +13,13 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Int
 
 from hstvg.data.latent import LatentLayout, read_member
 from hstvg.data.sample import Window, read_clip
 from hstvg.runtime.errors import CommandError
 from hstvg.runtime.storage import join, read_range
+from hstvg.scene.grammar import without_style
 
 REFERENCE = [
     "shard",
@@ -33,6 +35,9 @@ REFERENCE = [
     "json_checksum",
 ]
 """Columns of the index that a reader needs; `position` and `window` come with them."""
+
+PARTNER = ["shard", "offset", "size", "checksum"]
+"""Columns of the index that a reader needs of a clip's partner."""
 
 LARGEST_MEMBER = 1 << 30
 LARGEST_JSON = 1 << 20
@@ -94,14 +99,19 @@ class VideoOpener:
 
 @dataclass(frozen=True, kw_only=True)
 class LatentOpener:
-    """Reads clips that were encoded before."""
+    """Reads clips that were encoded before.
+
+    Args:
+        partners: whether the latent of another clip comes with each.
+    """
 
     layout: LatentLayout
     seed: int
+    partners: bool = False
     needs_facts: ClassVar[bool] = False
 
     def clip_bytes(self, window: int) -> int:
-        return self.layout.clip_bytes
+        return self.layout.clip_bytes + self.partners * self.layout.latent_bytes
 
     def __call__(self, row: Row, member: bytes, facts: Row) -> dict[str, np.ndarray]:
         share = np.random.default_rng((self.seed, row["position"])).random()
@@ -126,7 +136,9 @@ class Reader:
 
         Returns:
             the opener's arrays, stacked, and caption, key, position, `reason` (empty where the
-            sample is whole) and `substitute` (the key of what is shown instead).
+            sample is whole) and `substitute` (the key of what is shown instead). Where rows have
+            partners also `reference`, the latent of each one's, and `has_reference`; its caption
+            then says nothing of the style that the partner shows.
 
         Raises:
             CommandError: neither a sample nor any spare can be read.
@@ -152,7 +164,24 @@ class Reader:
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             arrays, shown = self._substitute(row, reason)
         texts = {"key": row["key"], "caption": shown["caption"], "reason": reason}
+        if "partner" in row:
+            # A substitute has no partner: its style is another one.
+            reference = None if reason else self._reference(row)
+            if reference is not None:
+                texts["caption"] = without_style(texts["caption"])
+            arrays["has_reference"] = np.array(reference is not None)
+            blank = np.zeros_like(arrays["latent"])
+            arrays["reference"] = blank if reference is None else reference
         return arrays, texts | {"substitute": shown["key"] if reason else ""}
+
+    def _reference(self, row: Row) -> np.ndarray | None:
+        """The latent of a row's partner; None if it has none, or one that is damaged."""
+        if row["partner"] is None:
+            return None
+        try:
+            return self.read({**row["partner"], "position": row["position"]})["latent"]
+        except DAMAGE:
+            return None
 
     def read(self, row: Row) -> dict[str, np.ndarray]:
         """One sample.
@@ -188,6 +217,23 @@ def references(
     rest = [table.column(name) for name in REFERENCE[1:]]
     window = np.broadcast_to(np.asarray(windows, dtype=np.int8), positions.shape)
     return pa.table([*columns, *rest, positions, window], names=[*REFERENCE, "position", "window"])
+
+
+def with_partners(asked: pa.Table, table: pa.Table, partners: Int[np.ndarray, "N"]) -> pa.Table:
+    """References, and beside each where its partner lies.
+
+    Args:
+        table: of the index.
+        partners: rows of it; below 0 for none.
+    """
+    nobody = partners < 0
+    rows = table.select(PARTNER).take(pa.array(np.where(nobody, 0, partners)))
+    columns = [rows.column(name) for name in PARTNER]
+    columns[0] = columns[0].cast(pa.string())
+    places = [column.combine_chunks() for column in columns]
+    return asked.append_column(
+        "partner", pa.StructArray.from_arrays(places, PARTNER, mask=pa.array(nobody))
+    )
 
 
 def read_sample(root: str, row: Row, *, facts: bool) -> tuple[bytes, dict[str, Any]]:

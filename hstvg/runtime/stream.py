@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 
 from hstvg.data.batch import to_batch, to_latent_batch
+from hstvg.data.partners import Partners
 from hstvg.data.plan import Pass, Plan, assign_buckets, make_bucket
 from hstvg.data.sample import Window
 from hstvg.runtime.config import DataFacts, RunFacts
@@ -23,7 +24,14 @@ from hstvg.runtime.index import DatasetIndex, read_index
 from hstvg.runtime.latents import Lineage, read_lineage
 from hstvg.runtime.order import OrderLog
 from hstvg.runtime.quarantine import Quarantine
-from hstvg.runtime.reader import LatentOpener, Opener, Reader, VideoOpener, references
+from hstvg.runtime.reader import (
+    LatentOpener,
+    Opener,
+    Reader,
+    VideoOpener,
+    references,
+    with_partners,
+)
 from hstvg.train.ports import Substitution
 from hstvg.types import TrainingBatch
 
@@ -45,6 +53,23 @@ class Feed:
     """The window of held-out clips; in its tokens the global batch is counted."""
     opener: Opener
 
+    @cached_property
+    def source(self) -> "Source":
+        """Of the training clips."""
+        table, partners = self.index.table, None
+        if self.has_partners:
+            trained = np.zeros(len(table), dtype=bool)
+            trained[self.index.rows_of("train")] = True
+            captions = table.column("caption").to_pylist()
+            others = [text if here else "" for text, here in zip(captions, trained, strict=True)]
+            partners = Partners(others, self.plan.seed)
+        return Source(table=table, partners=partners)
+
+    @property
+    def has_partners(self) -> bool:
+        """Whether clips come with partners of their style."""
+        return isinstance(self.opener, LatentOpener) and self.opener.partners
+
     def reader(self, split: str = "train") -> Reader:
         """Its spares belong to the seed and the data set, so that everybody has the same."""
         rows = self.index.rows_of(split)
@@ -52,6 +77,22 @@ class Feed:
         chosen = rng.choice(len(rows), min(SPARES, len(rows)), replace=False)
         spares = self.index.take(np.sort(rows[chosen])).to_pylist()
         return Reader(root=self.index.root, opener=self.opener, spares=spares)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What references are made of."""
+
+    table: pa.Table
+    partners: Partners | None
+    """Of its rows; None where nobody asked for them."""
+
+    def references(self, rows: np.ndarray, positions: np.ndarray, windows: int) -> pa.Table:
+        """To rows of the table and, where they have partners, to those."""
+        asked = references(self.table.take(rows), positions, windows)
+        if self.partners is None:
+            return asked
+        return with_partners(asked, self.table, self.partners.of(rows, positions))
 
 
 def open_feed(run: RunFacts, data: DataFacts) -> Feed:
@@ -94,7 +135,7 @@ def _opener(
     run: RunFacts, data: DataFacts, windows: Sequence[Window], lineage: Lineage | None
 ) -> Opener:
     if lineage is not None:
-        return LatentOpener(layout=lineage.layout, seed=run.seed)
+        return LatentOpener(layout=lineage.layout, seed=run.seed, partners=data.style)
     return VideoOpener(windows=windows, seed=run.seed, motion=data.motion, decoder=data.decoder)
 
 
@@ -166,8 +207,8 @@ class WorkerStream:
                 arrays = blocks.take(len(part.positions))
             else:
                 assert reader is not None
-                table = self.feed.index.table.take(part.rows)
-                arrays = reader(references(table, part.positions, part.bucket))
+                asked = self.feed.source.references(part.rows, part.positions, part.bucket)
+                arrays = reader(asked)
             if not np.array_equal(arrays["position"], part.positions):
                 raise CommandError(
                     f"worker {self.rank} wants clip {part.positions[0]} of the plan and got "
@@ -198,13 +239,13 @@ class WorkerStream:
 
     def held_out(self) -> Iterator[TrainingBatch]:
         """`validate_clips` clips of the val split, dealt to the workers in whole micro-batches."""
-        reader, table = self._held_out_source
+        reader, source = self._held_out_source
         micro = self.run.micro_batch
         for i in range(max(1, self.run.validate_clips // (micro * self.world_size))):
             first = (i * self.world_size + self.rank) * micro
             positions = np.arange(first, first + micro)
-            rows = table.take(positions % len(table))
-            arrays = reader(references(rows, positions, len(self.feed.plan.buckets)))  # the base
+            rows, base = positions % len(source.table), len(self.feed.plan.buckets)
+            arrays = reader(source.references(rows, positions, base))
             for key, reason in zip(arrays["key"], arrays["reason"], strict=True):
                 if reason and key not in self._named:
                     self._named.add(key)
@@ -212,11 +253,14 @@ class WorkerStream:
             yield self._batch(arrays)
 
     @cached_property
-    def _held_out_source(self) -> tuple[Reader, pa.Table]:
+    def _held_out_source(self) -> tuple[Reader, Source]:
         """Kept: the index is read for it once, and not at every validation."""
         split = "val" if len(self.feed.index.rows_of("val")) else "train"
         rows = self.feed.index.rows_of(split)[: max(self.run.validate_clips, 1)]
-        return self.feed.reader(split), self.feed.index.take(rows)
+        table, partners = self.feed.index.take(rows), None
+        if self.feed.has_partners:
+            partners = Partners(table.column("caption").to_pylist(), self.run.seed)
+        return self.feed.reader(split), Source(table=table, partners=partners)
 
     def _batch(self, arrays: Mapping[str, np.ndarray]) -> TrainingBatch:
         if "latent" in arrays:
@@ -273,7 +317,7 @@ def ray_dataset(feed: Feed, run: RunFacts, data: DataFacts, world_size: int, fir
 
     from hstvg.runtime.executor_rest import ExecutorRest
 
-    held = ray.put(feed.index.table)
+    held = ray.put(feed.source)
     # Not the feed: what the tasks refer to travels with them.
     plan, block_mb, last_step = feed.plan, data.block_mb, run.steps
 
@@ -298,9 +342,7 @@ def ray_dataset(feed: Feed, run: RunFacts, data: DataFacts, world_size: int, fir
             facts = BlockMetadata(
                 num_rows=len(rows), size_bytes=300 * len(rows), input_files=None, exec_stats=None
             )
-            return ReadTask(
-                lambda: [references(ray.get(held).take(rows), positions, bucket)], facts
-            )
+            return ReadTask(lambda: [ray.get(held).references(rows, positions, bucket)], facts)
 
     reader: Any = feed.reader()
     # Ray must not cut blocks up, neither to have more of them nor to have small ones: it would deal

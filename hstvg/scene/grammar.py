@@ -114,6 +114,19 @@ def read_caption(text: str) -> Caption:
     )
 
 
+def style_of(text: str) -> Style | None:
+    """The style that a caption says, plain where it says none; None if it is no such caption."""
+    try:
+        return read_caption(text).style
+    except ValueError:
+        return None
+
+
+def without_style(text: str) -> str:
+    """The caption without the words that say its style; any other text as it is."""
+    return text if style_of(text) is None else re.sub(_STYLE_WORDS, "", text, flags=re.IGNORECASE)
+
+
 def _write_object(thing: SceneObject | CaptionObject) -> str:
     words = f"a {thing.colour} {thing.shape} moves {thing.motion}"
     return f"{words} {thing.speed}" if thing.speed else words
@@ -148,6 +161,7 @@ _CAPTION = re.compile(
     r"(?:, the camera pans (?P<camera>left|right|up|down))?"
     rf"(?:, in (?P<style>{_one_of(STYLES)}) style)?"
 )
+_STYLE_WORDS = rf",\s+in\s+({_one_of(STYLES)})\s+style"
 _EXPECTED_OBJECT = (
     f"'a COLOUR SHAPE moves MOTION [slowly|quickly]' with COLOUR of {', '.join(COLOURS)}; "
     f"SHAPE of {', '.join(SHAPES)}; MOTION of {', '.join(MOTIONS)}"

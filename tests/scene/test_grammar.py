@@ -13,6 +13,8 @@ from hstvg.scene.grammar import (
     Caption,
     CaptionObject,
     read_caption,
+    style_of,
+    without_style,
     write_caption,
 )
 
@@ -95,3 +97,19 @@ def test_other_text_is_refused_in_one_line(text):
     with pytest.raises(ValueError, match=r"shape world|at most 3") as refused:
         read_caption(text)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_style_can_be_taken_out_of_a_caption(style):
+    whole = write_caption(Caption(objects=(an_object(),), camera="left", style=style))
+    bare = write_caption(Caption(objects=(an_object(),), camera="left"))
+    assert without_style(whole) == bare
+    assert style_of(whole) == style
+    assert style_of(bare) == "plain"
+
+
+def test_other_text_keeps_its_words():
+    text = "a cat sits on a mat, in warm style"
+    assert without_style(text) == text
+    assert style_of(text) is None
+    assert without_style("A red circle moves up,  in WARM style.") == "A red circle moves up."
