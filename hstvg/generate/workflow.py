@@ -9,9 +9,10 @@ from torch import Tensor
 
 from hstvg.generate.bundle import VideoModel
 from hstvg.generator.generator import Generator, Sampling
+from hstvg.nn.haar_bank import style_statistics
 from hstvg.paths.draws import Draws
 from hstvg.scales import upsample
-from hstvg.types import LatentPyramid
+from hstvg.types import LatentPyramid, StyleReference
 
 
 @torch.no_grad()
@@ -24,6 +25,7 @@ def write_clips(
     settings: Sampling | None = None,
     num_frames: int | None = None,
     given: UInt8[np.ndarray, "B Tg H W 3"] | None = None,
+    reference: UInt8[np.ndarray, "T H W 3"] | None = None,
     device: torch.device | None = None,
 ) -> UInt8[np.ndarray, "B T H W 3"]:
     """A clip per prompt, block after block, each going on from the last frames of the one before.
@@ -34,20 +36,24 @@ def write_clips(
         settings: how to sample; the defaults of `Sampling` if not given.
         num_frames: one block if not given.
         given: frames that the clips begin with; the last of them are what is gone on from.
+        reference: a video that all of them are to look like.
 
     Raises:
-        ValueError: the bundle holds no generator, or one that cannot go on from frames.
+        ValueError: the bundle holds no generator, one that cannot go on from frames, or one that
+            takes no style.
     """
     generator = _generator(model)
     where = device or torch.device("cpu")
     model.to(where)
     draws = Draws(seed, range(first, first + len(prompts)), where)
     wanted = num_frames or model.window.num_frames
+    style = None if reference is None else read_style(model, reference, len(prompts), where)
     clips = None if given is None else to_pixels(given, where)
     block = 0
     while clips is None or clips.shape[2] < wanted:
         tail = None if clips is None else _tail(clips, model, generator)
-        levels = sample_block(model, prompts, draws.within(f"block/{block}"), settings, tail)
+        own = draws.within(f"block/{block}")
+        levels = sample_block(model, prompts, own, settings, tail, style)
         fresh = model.tokenizer.decode(levels.finest)
         if clips is None or tail is None:
             clips = fresh
@@ -82,6 +88,7 @@ def sample_block(
     draws: Draws,
     settings: Sampling | None,
     tail: Float[Tensor, "B 3 T H W"] | None,
+    style: StyleReference | None = None,
 ) -> LatentPyramid:
     """The latents of one block, appearance alone.
 
@@ -90,8 +97,21 @@ def sample_block(
     """
     generator, tokenizer = _generator(model), model.tokenizer
     given = None if tail is None else tokenizer.encode(tail)
-    sampled = generator.sample(prompts, tokenizer.codec, draws, settings or Sampling(), given)
+    settings = settings or Sampling()
+    sampled = generator.sample(prompts, tokenizer.codec, draws, settings, given, style)
     return LatentPyramid(levels=tuple(z[:, : tokenizer.channels] for z in sampled.levels))
+
+
+def read_style(
+    model: VideoModel, reference: UInt8[np.ndarray, "T H W 3"], count: int, device: torch.device
+) -> StyleReference:
+    """How `count` clips look that are to look like one video, whose last frame stands if it is
+    shorter than a clip."""
+    length = model.window.num_frames
+    frames = reference[np.minimum(np.arange(length), len(reference) - 1)]
+    seen = style_statistics(model.tokenizer.encode(to_pixels(frames[None], device)))
+    known = torch.ones(count, dtype=torch.bool, device=device)
+    return StyleReference(statistics=seen.expand(count, -1), known=known)
 
 
 def to_frames(pixels: Float[Tensor, "B 3 T H W"]) -> UInt8[np.ndarray, "B T H W 3"]:

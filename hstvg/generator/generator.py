@@ -11,7 +11,14 @@ from hstvg.paths.draws import Draws
 from hstvg.paths.solver import Solver
 from hstvg.scales import Scale
 from hstvg.scene.text import TextEncoder
-from hstvg.types import Codec, Condition, LatentBatch, LatentPyramid, Prediction
+from hstvg.types import (
+    Codec,
+    Condition,
+    LatentBatch,
+    LatentPyramid,
+    Prediction,
+    StyleReference,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +45,8 @@ class Sampling:
     motion_noise: float = 0.0
     """Alpha of a denoiser that was trained with MotionNoise. Above 0 it samples twice, with white
     noise first, since only a sample says how each place of the clip is to move."""
+    style_guidance: float = 1.0
+    """Weight of a style reference; at any other than 1 a denoiser is asked once more per step."""
 
     def __post_init__(self) -> None:
         wrong = {
@@ -77,6 +86,9 @@ class Generator(Protocol):
     context_frames: int
     """Latent frames that a block may be given to begin with; 0 if none."""
 
+    takes_style: bool
+    """Whether a sample may have a style reference."""
+
     def example(
         self, batch: LatentBatch, codec: Codec, draws: Draws, known: Condition | None = None
     ) -> Any:
@@ -96,11 +108,13 @@ class Generator(Protocol):
         draws: Draws,
         settings: Sampling,
         given: Float[Tensor, "B C r h w"] | None = None,
+        style: StyleReference | None = None,
     ) -> LatentPyramid:
         """Latents for captions, coarse to fine.
 
         Args:
             given: standardised latent frames that the clips begin with; the generator must know
                 how to continue.
+            style: how the clips are to look; the generator must take styles.
         """
         ...

@@ -5,13 +5,15 @@ one trunk learns both (proposal, motion modelling; reading of arXiv 2502.02492).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from hstvg.generator.generator import Sampling
+from hstvg.generator.guidance import guided
 from hstvg.generator.hst_unet import HSTUNet, Kind
 from hstvg.generator.motion import read_motion
 from hstvg.generator.neighbours import Before
@@ -25,6 +27,7 @@ from hstvg.generator.prefixes import (
     write,
 )
 from hstvg.generator.refining import FlawedClip, Refining, with_refined
+from hstvg.generator.style import Styling, pair_looks
 from hstvg.generator.told import Told, encode_nothing, read_prompts, tell
 from hstvg.generator.tracks import (
     Found,
@@ -35,6 +38,7 @@ from hstvg.generator.tracks import (
     repeat_lookup,
 )
 from hstvg.nn.correspondence import Lookup
+from hstvg.nn.haar_bank import num_statistics
 from hstvg.paths.draws import Draws
 from hstvg.paths.motion_noise import MotionNoise
 from hstvg.paths.pyramid_flow import PyramidFlow
@@ -49,9 +53,11 @@ from hstvg.types import (
     PathSample,
     Prediction,
     Prefix,
+    StyleReference,
 )
 
 MOTION_CHANNELS = 2
+Record = TypeVar("Record", bound=Any)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +75,7 @@ class GeneratorExample:
     """Per level, cells of each clip and where they are found again; None where nothing is asked."""
     alpha: Float[Tensor, "B"] | None = None
     """Per clip: how much of its noise moves with it; None where none does."""
+    style: StyleReference | None = None
     flawed: FlawedClip | None = None
     """What the refiner trains on, if there is one."""
 
@@ -86,6 +93,7 @@ class HierarchicalGenerator(nn.Module):
             them as they are.
         prefixes: coarse scales to go on from, which something else writes; None goes on from none.
         tracks: what a correspondence head is asked for; None is no such head.
+        style: how clips are made to look as others do; None tells them no style but in words.
     """
 
     context_frames = 0
@@ -107,6 +115,7 @@ class HierarchicalGenerator(nn.Module):
         refiner: Refining | None = None,
         prefixes: Prefixes | None = None,
         tracks: Tracks | None = None,
+        style: Styling | None = None,
     ) -> None:
         super().__init__()
         if len(draws) != path.num_levels:
@@ -128,6 +137,7 @@ class HierarchicalGenerator(nn.Module):
         self.prefixes = prefixes
         self.written = ladder_of(codec) if prefixes else None
         self.tracks = tracks
+        self.styling = style
         self.no_text: Tensor
         self.register_buffer("no_text", encode_nothing(text), persistent=False)
         self.unet = HSTUNet(
@@ -145,6 +155,7 @@ class HierarchicalGenerator(nn.Module):
             num_kappas=codec.schedule.num_levels,
             correspondence=tracks is not None,
         )
+        self.unet.add_style(style, num_statistics(codec.channels, *codec.schedule.size[1:]))
         self.refiner = None if refiner is None else refiner.refiner(codec)
 
     @torch.no_grad()
@@ -194,6 +205,7 @@ class HierarchicalGenerator(nn.Module):
             prefixes=prefixes,
             tracks=tuple(self._track(pyramid, trust, level, draws) for level in levels),
             alpha=alpha,
+            style=self.styling.draw(batch, draws) if self.styling else None,
             flawed=flawed,
         )
 
@@ -274,7 +286,7 @@ class HierarchicalGenerator(nn.Module):
 
     def predict(self, example: GeneratorExample, condition: Condition) -> Prediction:
         """Guessed beside true velocities, per level."""
-        condition = replace(condition, alpha=example.alpha)
+        condition = replace(condition, alpha=example.alpha, style=example.style)
         velocity, motion, rows, trunk = [], [], [], []
         for level, path in enumerate(example.paths):
             count, C = self.draws[level], self.latent_channels
@@ -293,6 +305,7 @@ class HierarchicalGenerator(nn.Module):
             velocity=tuple(velocity),
             motion=tuple(motion),
             attention=tuple(rows),
+            style=pair_looks(self.path, path, velocity[-1].guess) if self.styling else None,
             trunk=tuple(trunk),
         )
         if self.refiner is None or example.flawed is None:
@@ -307,6 +320,7 @@ class HierarchicalGenerator(nn.Module):
         draws: Draws,
         settings: Sampling,
         given: Float[Tensor, "B C r h w"] | None = None,
+        style: StyleReference | None = None,
     ) -> LatentPyramid:
         """Latents for captions, by guided steps; their motion channels come last.
 
@@ -318,7 +332,7 @@ class HierarchicalGenerator(nn.Module):
             raise ValueError("this generator cannot continue given frames")
         if settings.kappa not in (None, *self.kappas):
             raise ValueError(f"kappa={settings.kappa}: nothing here writes scales; train joint")
-        condition, nothing = read_prompts(captions, self.text, draws.device)
+        condition, nothing = read_prompts(captions, self.text, draws.device, style)
         return self.climb(condition, nothing, draws, settings)
 
     @torch.no_grad()
@@ -338,6 +352,8 @@ class HierarchicalGenerator(nn.Module):
         Raises:
             ValueError: the noise is to move but never did in training.
         """
+        if condition.style is not None and not self.takes_style:
+            raise ValueError("a style reference needs a generator trained with +term=style")
         if settings.motion_noise and self.noise is None:
             raise ValueError("motion_noise=... needs a generator trained with +noise=motion")
         noises = [
@@ -355,16 +371,9 @@ class HierarchicalGenerator(nn.Module):
             condition, nothing = replace(condition, alpha=alpha), replace(nothing, alpha=alpha)
         condition, nothing = replace(condition, prefix=prefix), replace(nothing, prefix=prefix)
 
-        def velocity(x: Tensor, tau: Tensor, level: int) -> Tensor:
-            guided = self.unet(x, tau, level, condition)
-            if settings.guidance == 1:
-                return guided
-            free = self.unet(x, tau, level, nothing)
-            return free + settings.guidance * (guided - free)
-
         first, start = self._begin(prefix, noises)
         sampled = self.path.sample(
-            velocity,
+            guided(self.unet, condition, nothing, settings),
             self.levels,
             noises,
             steps=settings.steps,
@@ -387,6 +396,10 @@ class HierarchicalGenerator(nn.Module):
             return 0, None
         coarse = coarse_of(prefix, self.levels[level - 1], MOTION_CHANNELS)
         return level, self.path.handoff(coarse, level, self.levels[level], noises[level])
+
+    @property
+    def takes_style(self) -> bool:
+        return self.styling is not None
 
     @property
     def kappas(self) -> tuple[int, ...]:
@@ -428,18 +441,13 @@ class HierarchicalGenerator(nn.Module):
         return self.levels.last
 
 
-def repeat(condition: Condition, count: int) -> Condition:
-    """Every clip's condition `count` times in a row."""
-    prefix = condition.prefix
-    if prefix is not None:
-        prefix = Prefix(
-            state=prefix.state.repeat_interleave(count, dim=0),
-            kappa=prefix.kappa.repeat_interleave(count),
-            corruption=prefix.corruption.repeat_interleave(count),
-        )
-    return Condition(
-        text=condition.text.repeat_interleave(count, dim=0),
-        text_mask=condition.text_mask.repeat_interleave(count, dim=0),
-        alpha=None if condition.alpha is None else condition.alpha.repeat_interleave(count),
-        prefix=prefix,
-    )
+def repeat(condition: Record, count: int) -> Record:
+    """Every clip's condition `count` times in a row; also of a part of one."""
+
+    def again(part: Any) -> Any:
+        if isinstance(part, Tensor):
+            return part.repeat_interleave(count, dim=0)
+        return part if part is None else repeat(part, count)
+
+    parts = {field.name: again(getattr(condition, field.name)) for field in fields(condition)}
+    return replace(condition, **parts)

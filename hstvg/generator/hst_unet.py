@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hstvg.generator.style import StyleAdapter, StyleAttention, Styling
 from hstvg.nn.attention import SpaceTimeAttention, TextAttention
 from hstvg.nn.conv import FactorisedConv, zero_init
 from hstvg.nn.correspondence import CorrespondenceAttention, Lookup
@@ -101,6 +102,15 @@ class HSTUNet(nn.Module):
         self.correspondence = None
         if correspondence:
             self.correspondence = CorrespondenceAttention(widths[0], head_dim=head_dim)
+        self.style: StyleAdapter | None = None
+
+    def add_style(self, style: Styling | None, num_statistics: int) -> None:
+        """Let it be told how the clip is to look, by so many statistics; None does nothing."""
+        if style is None:
+            return
+        self.style = StyleAdapter(style, num_statistics, self.level.embedding_dim)
+        for block in (*self.down, self.middle, *self.up):
+            block.add_style(style.width)
 
     def forward(
         self,
@@ -119,19 +129,22 @@ class HSTUNet(nn.Module):
         condition: Condition,
     ) -> Float[Tensor, "B D t h w"]:
         """What appearance and motion are both read from."""
-        signal = self._signal(tau, level, condition)
+        signal, tokens = self._signal(tau, level, condition), None
+        if self.style is not None:
+            look, tokens = self.style(condition.style, signal)
+            signal = signal + look
         if self.prefix_channels:
             x = torch.cat([x, self._written(x, condition)], dim=1)
         x = self.enter(x.to(self.enter.space.weight.dtype))
         skips = []
         for block, shrink in zip(self.down, self.shrink, strict=True):
-            x = block(x, signal, condition)
+            x = block(x, signal, condition, tokens)
             skips.append(x)
             x = shrink(x)
-        x = self.middle(x, signal, condition)
+        x = self.middle(x, signal, condition, tokens)
         for i in reversed(range(len(skips))):
             x = self.join[i](torch.cat([self.grow[i](x), skips[i]], dim=1))
-            x = self.up[i](x, signal, condition)
+            x = self.up[i](x, signal, condition, tokens)
         return x
 
     def head(
@@ -199,18 +212,28 @@ class Level(nn.Module):
         self.texts = nn.ModuleList(
             TextAttention(width, text_width, head_dim=head_dim) for _ in range(count)
         )
+        self.width, self.head_dim = width, head_dim
+        self.styles = nn.ModuleList()
+
+    def add_style(self, token_width: int) -> None:
+        """Attention to the tokens of a style, beside every one to the text."""
+        self.styles.extend(
+            StyleAttention(self.width, token_width, head_dim=self.head_dim) for _ in self.texts
+        )
 
     def forward(
         self,
         x: Float[Tensor, "B C t h w"],
         signal: Float[Tensor, "B D"],
         condition: Condition,
+        style: Float[Tensor, "B N E"] | None = None,
     ) -> Float[Tensor, "B C t h w"]:
         for i, conv in enumerate(self.convs):
             x = conv(x, signal)
             if self.attends:
                 x = self.selves[i](x)
-                x = self.texts[i](x, condition.text, condition.text_mask)
+                told = self.texts[i](x, condition.text, condition.text_mask)
+                x = told if style is None else told + self.styles[i](x, style)
         return x
 
 

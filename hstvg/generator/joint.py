@@ -18,13 +18,22 @@ from hstvg.generator.hierarchical import GeneratorExample, HierarchicalGenerator
 from hstvg.generator.next_scale import NextScaleExample, NextScaleGenerator
 from hstvg.generator.prefixes import Prefixes
 from hstvg.generator.refining import Refining
+from hstvg.generator.style import Styling
 from hstvg.generator.told import read_prompts
 from hstvg.generator.tracks import Tracks
 from hstvg.paths.draws import Draws
 from hstvg.paths.motion_noise import MotionNoise
 from hstvg.scales import Scale
 from hstvg.scene.text import TextEncoder
-from hstvg.types import Codec, Condition, LatentBatch, LatentPyramid, Prediction, Prefix
+from hstvg.types import (
+    Codec,
+    Condition,
+    LatentBatch,
+    LatentPyramid,
+    Prediction,
+    Prefix,
+    StyleReference,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +54,7 @@ class JointGenerator(nn.Module):
         transformer: arguments of NextScaleGenerator, but for those above.
         denoiser: arguments of HierarchicalGenerator, but for those above and below.
         prefixes: what the denoiser is trained to go on from.
-        noise, refiner, tracks: as of HierarchicalGenerator.
+        noise, refiner, tracks, style: as of HierarchicalGenerator.
     """
 
     context_frames = 0
@@ -63,11 +72,12 @@ class JointGenerator(nn.Module):
         noise: MotionNoise | None = None,
         refiner: Refining | None = None,
         tracks: Tracks | None = None,
+        style: Styling | None = None,
     ) -> None:
         super().__init__()
         self.text = text
         shared = {"codec": codec, "text": text, "text_dropout": text_dropout}
-        extras = {"noise": noise, "refiner": refiner, "tracks": tracks}
+        extras = {"noise": noise, "refiner": refiner, "tracks": tracks, "style": style}
         self.transformer = NextScaleGenerator(**shared, **transformer, context_frames=0)
         self.denoiser = HierarchicalGenerator(
             **shared, **denoiser, **extras, prefixes=prefixes or Prefixes()
@@ -81,6 +91,7 @@ class JointGenerator(nn.Module):
         if kappa not in self.kappas:
             raise ValueError(f"kappa={kappa}: choose from {', '.join(map(str, self.kappas))}")
         self.kappa = kappa
+        self.takes_style = style is not None
 
     @property
     def latent_size(self) -> Scale:
@@ -115,6 +126,7 @@ class JointGenerator(nn.Module):
         draws: Draws,
         settings: Sampling,
         given: Float[Tensor, "B C r h w"] | None = None,
+        style: StyleReference | None = None,
     ) -> LatentPyramid:
         """The scales as they are written, then the levels as they are climbed; appearance alone.
 
@@ -127,7 +139,9 @@ class JointGenerator(nn.Module):
         if kappa not in self.kappas:
             known = ", ".join(map(str, self.kappas))
             raise ValueError(f"kappa={kappa}: this generator knows {known}")
-        condition, nothing = read_prompts(captions, self.text, draws.device)
+        if style is not None and kappa == codec.schedule.num_levels:
+            raise ValueError(f"kappa={kappa} leaves nothing to the denoiser, which styles are for")
+        condition, nothing = read_prompts(captions, self.text, draws.device, style)
         states = []
         if kappa:
             states = self.transformer.write(condition, nothing, codec, draws, settings, rungs=kappa)

@@ -31,6 +31,7 @@ from hstvg.types import (
     Pair,
     Prediction,
     Split,
+    StyleReference,
 )
 
 Head = Literal["codes", "flow"]
@@ -67,6 +68,8 @@ class NextScaleGenerator(nn.Module):
             they are written frames, which the ones after read anyway.
         context_share: share of clips trained with some of them given.
     """
+
+    takes_style = False
 
     def __init__(
         self,
@@ -213,13 +216,19 @@ class NextScaleGenerator(nn.Module):
         draws: Draws,
         settings: Sampling,
         given: Float[Tensor, "B C r h w"] | None = None,
+        style: StyleReference | None = None,
     ) -> LatentPyramid:
         """Latents for captions, rung after rung: their states, coarse to fine.
 
         Args:
             given: latent frames the clips begin with: up to `context_frames`, or with several
                 segments any whole number of them.
+
+        Raises:
+            ValueError: a style reference is given, or the number of scales.
         """
+        if style is not None:
+            raise ValueError("this generator is told its style in words alone")
         if settings.kappa not in (None, *self.kappas):
             raise ValueError(f"kappa={settings.kappa}: there is no denoiser to go on; train joint")
         condition, free = read_prompts(captions, self.text, draws.device)

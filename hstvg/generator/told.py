@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hstvg.paths.draws import Draws
 from hstvg.scene.text import TextEncoder
-from hstvg.types import Condition
+from hstvg.types import Condition, StyleReference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +70,19 @@ def encode_nothing(text: TextEncoder) -> Float[Tensor, "L D"] | None:
 
 
 def read_prompts(
-    prompts: Sequence[str], text: TextEncoder, device: torch.device
+    prompts: Sequence[str],
+    text: TextEncoder,
+    device: torch.device,
+    style: StyleReference | None = None,
 ) -> tuple[Condition, Condition]:
-    """The prompts, and as many empty ones beside them, padded alike."""
+    """The prompts, and as many empty ones beside them, padded alike and of the same style."""
     ids, mask = (part.to(device) for part in text.tokenize([*prompts, ""]))
     states = text(ids, mask)
-    told = Condition(text=states[:-1], text_mask=mask[:-1])
+    told = Condition(text=states[:-1], text_mask=mask[:-1], style=style)
     free = Condition(
-        text=states[-1:].expand_as(told.text), text_mask=mask[-1:].expand_as(told.text_mask)
+        text=states[-1:].expand_as(told.text),
+        text_mask=mask[-1:].expand_as(told.text_mask),
+        style=style,
     )
     return told, free
 

@@ -186,6 +186,10 @@ class GenerateSchema:
     motion_noise: float = 0.0
     """How much of the noise moves with the clip, below 1; for a denoiser trained with +noise=motion
     alone. Costs a second sample, which says how the clip moves."""
+    style_reference: str | None = None
+    """Picture or video that the clips are to look like, for a generator of +term=style."""
+    style_guidance: float = 1.0
+    """Weight of it; any other than 1 costs one more evaluation per step."""
     batch: int = 16
     upscale: int = 1
     """Whole-number nearest-neighbour enlargement of the written video."""
@@ -217,6 +221,7 @@ class EvaluateSchema:
     top_k: int = 0
     top_p: float = 0.8
     motion_noise: float = 0.0
+    style_guidance: float = 1.0
     seed: int = 0
     batch: int = 32
     device: str = "auto"

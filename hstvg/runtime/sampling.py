@@ -30,7 +30,7 @@ def generate(config: dict[str, Any]) -> list[Path]:
         raise ConfigError(f"{config['run']} is a tokenizer's run; name a run of stage=generator")
     settings = sampling_of(config)
     check_kappa(settings, model.generator)
-    given = _given(config, model)
+    given, reference = _given(config, model), _reference(config, model)
     num_frames = _frames(config, model, 0 if given is None else len(given))
     if config["dry_run"]:
         print(f"{len(prompts)} videos of {num_frames} frames at {model.window.fps:g} fps")
@@ -38,7 +38,9 @@ def generate(config: dict[str, Any]) -> list[Path]:
     device = pick_device(config["device"])
     for first in range(0, len(prompts), config["batch"]):
         part = slice(first, first + config["batch"])
-        clips = _clips(model, prompts[part], first, num_frames, given, settings, config, device)
+        clips = _clips(
+            model, prompts[part], first, num_frames, given, reference, settings, config, device
+        )
         for clip, file, prompt in zip(clips, files[part], prompts[part], strict=True):
             write_video(clip, model.window.fps, file, config)
             if config["prompts"]:
@@ -53,6 +55,7 @@ def _clips(
     first: int,
     num_frames: int,
     given: np.ndarray | None,
+    reference: np.ndarray | None,
     settings: Sampling,
     config: Mapping[str, Any],
     device: torch.device,
@@ -71,6 +74,7 @@ def _clips(
         settings=settings,
         num_frames=num_frames,
         given=None if given is None else given[None].repeat(len(prompts), axis=0),
+        reference=reference,
         device=device,
     )
 
@@ -169,3 +173,24 @@ def _given(config: Mapping[str, Any], model: VideoModel) -> np.ndarray | None:
         return read_given(file.read_bytes(), model.window)
     except ValueError as error:
         raise ConfigError(f"given={file}: {error}") from error
+
+
+def _reference(config: Mapping[str, Any], model: VideoModel) -> np.ndarray | None:
+    """Frames of a picture or video whose style is wanted, at the size and rate of the generator."""
+    if config["style_reference"] is None:
+        return None
+    file = Path(config["style_reference"])
+    if not file.is_file():
+        raise ConfigError(f"style_reference={file} does not exist")
+    assert model.generator is not None
+    if not model.generator.takes_style:
+        raise ConfigError(
+            f"style_reference={file}: this generator is told its style in words alone; train one "
+            "with +term=style"
+        )
+    if config["show_scales"]:
+        raise ConfigError("show_scales=true shows clips in their own style; leave it out")
+    try:
+        return read_given(file.read_bytes(), model.window)
+    except ValueError as error:
+        raise ConfigError(f"style_reference={file}: {error}") from error

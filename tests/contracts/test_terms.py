@@ -24,6 +24,7 @@ from hstvg.objective.next_scale import NextScaleTerm
 from hstvg.objective.perceptual import PerceptualTerm
 from hstvg.objective.reconstruction import ReconstructionTerm
 from hstvg.objective.refinement import RefinementTerm
+from hstvg.objective.style import StyleTerm
 from hstvg.objective.temporal import TemporalTerm
 from hstvg.objective.wavelet import WaveletTerm
 from hstvg.objective.words import WordsTerm
@@ -104,6 +105,7 @@ ALL_TERMS = [
             refined_change=(trusted(torch.zeros_like(t), t), trusted(g, t), trusted(g, t)),
         ),
     ),
+    Case(StyleTerm(), lambda g, t: Prediction(style=trusted(g, t))),
     Case(TemporalTerm(), lambda g, t: Prediction(pixels=pair(g, t))),
     Case(WaveletTerm(), lambda g, t: Prediction(pixels=pair(g, t))),
     Case(WordsTerm(), lambda g, t: Prediction(words=words(g, t))),
