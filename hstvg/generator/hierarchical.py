@@ -305,12 +305,18 @@ class HierarchicalGenerator(nn.Module):
             velocity=tuple(velocity),
             motion=tuple(motion),
             attention=tuple(rows),
-            style=pair_looks(self.path, path, velocity[-1].guess) if self.styling else None,
+            style=self._pair_looks(example, velocity[-1]),
             trunk=tuple(trunk),
         )
         if self.refiner is None or example.flawed is None:
             return prediction
         return with_refined(prediction, self.refiner, example.flawed)
+
+    def _pair_looks(self, example: GeneratorExample, velocity: Pair) -> Pair | None:
+        """Of the finest level."""
+        if self.styling is None:
+            return None
+        return pair_looks(self.path, example.paths[-1], velocity.guess)
 
     @torch.no_grad()
     def sample(

@@ -109,8 +109,9 @@ class HSTUNet(nn.Module):
         if style is None:
             return
         self.style = StyleAdapter(style, num_statistics, self.level.embedding_dim)
-        for block in (*self.down, self.middle, *self.up):
-            block.add_style(style.width)
+        for block in self.modules():
+            if isinstance(block, Level):
+                block.add_style(style.width)
 
     def forward(
         self,
