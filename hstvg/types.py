@@ -90,6 +90,18 @@ class Prefix:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Given:
+    """The frames that clips are to begin with."""
+
+    frames: Float[Tensor, "B C t h w"]
+    """Of the latent, at its full length."""
+    present: Bool[Tensor, "B t"]
+    """True at those that a clip is given; what stands at the others is not read."""
+    noise: Float[Tensor, "B"]
+    """Deviation of the noise on them; 0 where a clip is given none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Condition:
     """All that a generator may know about the clip it is to make."""
 
@@ -100,6 +112,8 @@ class Condition:
     """How much of the noise moves with the clip, as MotionNoise means it; None is none, or 0."""
     prefix: Prefix | None = None
     """None where no scale is written, kappa = 0."""
+    given: Given | None = None
+    """None where no clip is given frames."""
     style: StyleReference | None = None
     """None where no clip has a reference."""
 
@@ -317,6 +331,7 @@ __all__ = [
     "Corrupt",
     "Estimate",
     "GaugedTerm",
+    "Given",
     "LatentBatch",
     "LatentPyramid",
     "Metric",

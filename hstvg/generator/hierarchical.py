@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hstvg.generator.context import Context, begun
 from hstvg.generator.generator import Sampling
 from hstvg.generator.guidance import guided
 from hstvg.generator.hst_unet import HSTUNet, Kind
@@ -47,6 +48,7 @@ from hstvg.scene.text import TextEncoder
 from hstvg.types import (
     Codec,
     Condition,
+    Given,
     LatentBatch,
     LatentPyramid,
     Pair,
@@ -73,6 +75,8 @@ class GeneratorExample:
     """Per level, the scales of each clip that are written already; None where none ever are."""
     tracks: tuple[tuple[Lookup, Found] | None, ...]
     """Per level, cells of each clip and where they are found again; None where nothing is asked."""
+    given: Given | None = None
+    """What each clip begins with; None where none ever is given a frame."""
     alpha: Float[Tensor, "B"] | None = None
     """Per clip: how much of its noise moves with it; None where none does."""
     style: StyleReference | None = None
@@ -94,9 +98,10 @@ class HierarchicalGenerator(nn.Module):
         prefixes: coarse scales to go on from, which something else writes; None goes on from none.
         tracks: what a correspondence head is asked for; None is no such head.
         style: how clips are made to look as others do; None tells them no style but in words.
+        context_frames: latent frames that a clip may be given to begin with.
+        context_share: share of clips trained with some of them given.
+        context_noise: largest deviation of the noise on those.
     """
-
-    context_frames = 0
 
     def __init__(
         self,
@@ -116,18 +121,18 @@ class HierarchicalGenerator(nn.Module):
         prefixes: Prefixes | None = None,
         tracks: Tracks | None = None,
         style: Styling | None = None,
+        context_frames: int = 0,
+        context_share: float = 0.25,
+        context_noise: float = 0.1,
     ) -> None:
         super().__init__()
+        self.context = Context(frames=context_frames, share=context_share, noise=context_noise)
+        self.context.check(codec.schedule.size.t)
         if len(draws) != path.num_levels:
             raise ValueError(f"draws {list(draws)} must name one count per level of the path")
         self.latent_channels = codec.channels
         self.levels = path.scales(codec.schedule.size)
-        coarsest, halvings = self.levels[0], len(widths) - 1
-        if any(size % 2**halvings for size in coarsest):
-            raise ValueError(
-                f"the coarsest pyramid level {coarsest} cannot be halved {halvings} times; "
-                "use fewer widths, fewer path.boundaries or a larger clip"
-            )
+        check_halvings(self.levels[0], len(widths) - 1)
         self.path = path
         self.text = text
         self.draws = tuple(draws)
@@ -153,6 +158,7 @@ class HierarchicalGenerator(nn.Module):
             moving_noise=noise is not None,
             prefix_channels=codec.channels if prefixes else 0,
             num_kappas=codec.schedule.num_levels,
+            given_channels=codec.channels if context_frames else 0,
             correspondence=tracks is not None,
         )
         self.unet.add_style(style, num_statistics(codec.channels, *codec.schedule.size[1:]))
@@ -204,6 +210,7 @@ class HierarchicalGenerator(nn.Module):
             told=told,
             prefixes=prefixes,
             tracks=tuple(self._track(pyramid, trust, level, draws) for level in levels),
+            given=self.context.draw(z, draws),
             alpha=alpha,
             style=self.styling.draw(batch, draws) if self.styling else None,
             flawed=flawed,
@@ -285,8 +292,11 @@ class HierarchicalGenerator(nn.Module):
         return self.predict(example, example.told.condition(self.text))
 
     def predict(self, example: GeneratorExample, condition: Condition) -> Prediction:
-        """Guessed beside true velocities, per level."""
-        condition = replace(condition, alpha=example.alpha, style=example.style)
+        """Guessed beside true velocities, per level; also of given frames, which coarse cells share
+        with others, and which a sample has to run through like all others."""
+        condition = replace(
+            condition, alpha=example.alpha, style=example.style, given=example.given
+        )
         velocity, motion, rows, trunk = [], [], [], []
         for level, path in enumerate(example.paths):
             count, C = self.draws[level], self.latent_channels
@@ -330,16 +340,16 @@ class HierarchicalGenerator(nn.Module):
     ) -> LatentPyramid:
         """Latents for captions, by guided steps; their motion channels come last.
 
+        Args:
+            given: up to `context_frames` latent frames, with which the clips begin.
+
         Raises:
-            ValueError: latent frames are given, which this generator cannot continue, or the noise
-                is to move but never did in training.
+            ValueError: there are more of them, or the noise is to move but never did in training.
         """
-        if given is not None:
-            raise ValueError("this generator cannot continue given frames")
         if settings.kappa not in (None, *self.kappas):
             raise ValueError(f"kappa={settings.kappa}: nothing here writes scales; train joint")
         condition, nothing = read_prompts(captions, self.text, draws.device, style)
-        return self.climb(condition, nothing, draws, settings)
+        return self.climb(condition, nothing, draws, settings, given=given)
 
     @torch.no_grad()
     def climb(
@@ -349,14 +359,16 @@ class HierarchicalGenerator(nn.Module):
         draws: Draws,
         settings: Sampling,
         prefix: Prefix | None = None,
+        given: Float[Tensor, "B C r h w"] | None = None,
     ) -> LatentPyramid:
         """Latents from noise, or from the scales that are written already.
 
         Args:
             prefix: of the same kappa for all clips.
+            given: as of `sample`.
 
         Raises:
-            ValueError: the noise is to move but never did in training.
+            ValueError: the noise is to move but never did in training, or too much is given.
         """
         if condition.style is not None and not self.takes_style:
             raise ValueError("a style reference needs a generator trained with +term=style")
@@ -370,12 +382,13 @@ class HierarchicalGenerator(nn.Module):
             # A caption does not say where things are. The motion that was generated does, and has
             # the distribution of the motion that moved the noise in training.
             still = replace(settings, motion_noise=0.0)
-            first = self.climb(condition, nothing, draws, still, prefix).finest
+            first = self.climb(condition, nothing, draws, still, prefix, given).finest
             motion = read_motion(first[:, self.latent_channels :])
             alpha = motion.new_full((len(motion),), settings.motion_noise)
             noises[0] = self.noise.sample(noises[0], motion, alpha, draws.within("sample")).noise
             condition, nothing = replace(condition, alpha=alpha), replace(nothing, alpha=alpha)
-        condition, nothing = replace(condition, prefix=prefix), replace(nothing, prefix=prefix)
+        known = {"prefix": prefix, "given": self.context.told(given, self.latent_size)}
+        condition, nothing = replace(condition, **known), replace(nothing, **known)
 
         first, start = self._begin(prefix, noises)
         sampled = self.path.sample(
@@ -388,7 +401,17 @@ class HierarchicalGenerator(nn.Module):
             start=start,
         )
         *coarser, finest = sampled.levels
-        return LatentPyramid(levels=(*coarser, self.refine(finest)))
+        return LatentPyramid(levels=(*coarser, self._finish(begun(finest, given), given)))
+
+    def _finish(
+        self, latent: Float[Tensor, "B C t h w"], given: Float[Tensor, "B Cz r h w"] | None
+    ) -> Float[Tensor, "B C t h w"]:
+        """A sampled block, refined; given frames stay, as the end of the block before."""
+        if given is None:
+            return self.refine(latent)
+        r = given.shape[2]
+        rest = self.refine(latent[:, :, r:], before=latent[:, :, r - 1 : r])
+        return torch.cat([latent[:, :, :r], rest], dim=2)
 
     def _begin(
         self, prefix: Prefix | None, noises: Sequence[Tensor]
@@ -445,6 +468,19 @@ class HierarchicalGenerator(nn.Module):
     @property
     def latent_size(self) -> Scale:
         return self.levels.last
+
+    @property
+    def context_frames(self) -> int:
+        return self.context.frames
+
+
+def check_halvings(coarsest: Scale, halvings: int) -> None:
+    """Raises ValueError where a U-Net cannot make a level as small as it has to."""
+    if any(size % 2**halvings for size in coarsest):
+        raise ValueError(
+            f"the coarsest pyramid level {coarsest} cannot be halved {halvings} times; "
+            "use fewer widths, fewer path.boundaries or a larger clip"
+        )
 
 
 def repeat(condition: Record, count: int) -> Record:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hstvg.generator.context import given_on
 from hstvg.generator.style import StyleAdapter, StyleAttention, Styling
 from hstvg.nn.attention import SpaceTimeAttention, TextAttention
 from hstvg.nn.conv import FactorisedConv, zero_init
@@ -44,6 +45,7 @@ class HSTUNet(nn.Module):
         moving_noise: it is told how much of the noise moves, the alpha of the condition.
         prefix_channels: of the coarse scales that may be written already; 0 if none ever are.
         num_kappas: how many of them may be, none included.
+        given_channels: of the frames that a clip may be given to begin with; 0 if none ever are.
         correspondence: heads of their own learn where things go, which L_attention asks them.
     """
 
@@ -62,15 +64,18 @@ class HSTUNet(nn.Module):
         moving_noise: bool = False,
         prefix_channels: int = 0,
         num_kappas: int = 1,
+        given_channels: int = 0,
         correspondence: bool = False,
     ) -> None:
         super().__init__()
         width = widths[-1]
         self.prefix_channels = prefix_channels
+        self.given_channels = given_channels
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.level = nn.Embedding(num_levels, width)
         self.text = nn.Linear(text_width, width)
-        self.enter = FactorisedConv(channels + prefix_channels, widths[0], causal=False)
+        beside = prefix_channels + (given_channels + 1 if given_channels else 0)  # and a mask
+        self.enter = FactorisedConv(channels + beside, widths[0], causal=False)
 
         def level(i: int) -> Level:
             return Level(
@@ -94,11 +99,10 @@ class HSTUNet(nn.Module):
         self.norm = ChannelNorm(widths[0])
         self.leave = zero_init(nn.Conv3d(widths[0], channels, (1, 3, 3), padding=(0, 1, 1)))
         # The last ones, so that all others start as they would without them.
-        self.alpha = zero_init(nn.Linear(width, width, bias=False)) if moving_noise else None
+        self.alpha = silent(width) if moving_noise else None
         self.kappa = nn.Embedding(num_kappas, width) if prefix_channels else None
-        self.corruption = (
-            zero_init(nn.Linear(width, width, bias=False)) if prefix_channels else None
-        )
+        self.corruption = silent(width) if prefix_channels else None
+        self.given_noise = silent(width) if given_channels else None
         self.correspondence = None
         if correspondence:
             self.correspondence = CorrespondenceAttention(widths[0], head_dim=head_dim)
@@ -134,8 +138,12 @@ class HSTUNet(nn.Module):
         if self.style is not None:
             look, tokens = self.style(condition.style, signal)
             signal = signal + look
+        parts = [x]
         if self.prefix_channels:
-            x = torch.cat([x, self._written(x, condition)], dim=1)
+            parts.append(self._written(x, condition))
+        if self.given_channels:
+            parts.append(self._given(x, condition))
+        x = torch.cat(parts, dim=1)
         x = self.enter(x.to(self.enter.space.weight.dtype))
         skips = []
         for block, shrink in zip(self.down, self.shrink, strict=True):
@@ -165,6 +173,14 @@ class HSTUNet(nn.Module):
             return x.new_zeros(len(x), self.prefix_channels, *x.shape[2:])
         return pool(condition.prefix.state, Scale(*x.shape[2:])).to(x)
 
+    def _given(
+        self, x: Float[Tensor, "B C t h w"], condition: Condition
+    ) -> Float[Tensor, "B Cg t h w"]:
+        """The given frames and their mask, on the grid of x; zero where there are none."""
+        if condition.given is None:
+            return x.new_zeros(len(x), self.given_channels + 1, *x.shape[2:])
+        return given_on(condition.given, Scale(*x.shape[2:])).to(x)
+
     def _signal(
         self, tau: Float[Tensor, "B"], level: int, condition: Condition
     ) -> Float[Tensor, "B D"]:
@@ -183,7 +199,15 @@ class HSTUNet(nn.Module):
                 kappa, corruption = condition.prefix.kappa, condition.prefix.corruption
             wrong = self.corruption(embed_time(corruption, signal.shape[1]).to(signal.dtype))
             signal = signal + self.kappa(kappa) + wrong
+        if self.given_noise is not None:
+            noise = torch.zeros_like(tau) if condition.given is None else condition.given.noise
+            signal = signal + self.given_noise(embed_time(noise, signal.shape[1]).to(signal.dtype))
         return F.silu(signal)
+
+
+def silent(width: int) -> nn.Module:
+    """A map from an embedded number to the signal, which says nothing at first."""
+    return zero_init(nn.Linear(width, width, bias=False))
 
 
 class Level(nn.Module):

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hstvg.generator.context import begun
 from hstvg.generator.generator import Sampling
 from hstvg.generator.hierarchical import GeneratorExample, HierarchicalGenerator
 from hstvg.generator.next_scale import NextScaleExample, NextScaleGenerator
@@ -55,9 +56,8 @@ class JointGenerator(nn.Module):
         denoiser: arguments of HierarchicalGenerator, but for those above and below.
         prefixes: what the denoiser is trained to go on from.
         noise, refiner, tracks, style: as of HierarchicalGenerator.
+        context_frames, context_share, context_noise: as of both, each of which draws for itself.
     """
-
-    context_frames = 0
 
     def __init__(
         self,
@@ -73,12 +73,23 @@ class JointGenerator(nn.Module):
         refiner: Refining | None = None,
         tracks: Tracks | None = None,
         style: Styling | None = None,
+        context_frames: int = 0,
+        context_share: float = 0.25,
+        context_noise: float = 0.1,
     ) -> None:
         super().__init__()
         self.text = text
-        shared = {"codec": codec, "text": text, "text_dropout": text_dropout}
+        self.context_frames = context_frames
+        shared = {
+            "codec": codec,
+            "text": text,
+            "text_dropout": text_dropout,
+            "context_frames": context_frames,
+            "context_share": context_share,
+            "context_noise": context_noise,
+        }
         extras = {"noise": noise, "refiner": refiner, "tracks": tracks, "style": style}
-        self.transformer = NextScaleGenerator(**shared, **transformer, context_frames=0)
+        self.transformer = NextScaleGenerator(**shared, **transformer)
         self.denoiser = HierarchicalGenerator(
             **shared, **denoiser, **extras, prefixes=prefixes or Prefixes()
         )
@@ -130,11 +141,12 @@ class JointGenerator(nn.Module):
     ) -> LatentPyramid:
         """The scales as they are written, then the levels as they are climbed; appearance alone.
 
+        Args:
+            given: up to `context_frames` latent frames, with which the clips begin.
+
         Raises:
-            ValueError: latent frames are given, or kappa is none that the denoiser can go on from.
+            ValueError: there are more of them, or kappa is none that the denoiser can go on from.
         """
-        if given is not None:
-            raise ValueError("this generator cannot continue given frames")
         kappa = self.kappa if settings.kappa is None else settings.kappa
         if kappa not in self.kappas:
             known = ", ".join(map(str, self.kappas))
@@ -144,13 +156,15 @@ class JointGenerator(nn.Module):
         condition, nothing = read_prompts(captions, self.text, draws.device, style)
         states = []
         if kappa:
-            states = self.transformer.write(condition, nothing, codec, draws, settings, rungs=kappa)
+            states = self.transformer.write(
+                condition, nothing, codec, draws, settings, given, rungs=kappa
+            )
         if kappa == codec.schedule.num_levels:
-            return LatentPyramid(levels=tuple(states))
+            return LatentPyramid(levels=(*states[:-1], begun(states[-1], given)))
         prefix = None
         if states:
             rows = torch.ones(len(captions), device=draws.device)
             prefix = Prefix(state=states[-1], kappa=rows.long() * kappa, corruption=0 * rows)
-        climbed = self.denoiser.climb(condition, nothing, draws, settings, prefix)
+        climbed = self.denoiser.climb(condition, nothing, draws, settings, prefix, given)
         appearance = [level[:, : self.denoiser.latent_channels] for level in climbed.levels]
         return LatentPyramid(levels=(*states, *appearance))

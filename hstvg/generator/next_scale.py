@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hstvg.generator.blocks import Block, blocks_of
+from hstvg.generator.context import Context
 from hstvg.generator.draw_codes import draw_codes
 from hstvg.generator.flow_head import FlowHead
 from hstvg.generator.generator import Sampling
@@ -67,6 +68,7 @@ class NextScaleGenerator(nn.Module):
         context_frames: latent frames that a clip may be given to begin with. With several segments
             they are written frames, which the ones after read anyway.
         context_share: share of clips trained with some of them given.
+        context_noise: largest deviation of the noise on those.
     """
 
     takes_style = False
@@ -85,6 +87,7 @@ class NextScaleGenerator(nn.Module):
         corruption: float = 0.3,
         context_frames: int = 1,
         context_share: float = 0.25,
+        context_noise: float = 0.1,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -92,11 +95,8 @@ class NextScaleGenerator(nn.Module):
             raise ValueError(f'head={head}: choose "codes" or "flow"')
         if not 0 <= corruption < 1:
             raise ValueError(f"corruption={corruption} is a share: from 0, and below 1")
-        if not 0 <= context_frames < codec.schedule.size.t:
-            raise ValueError(
-                f"context_frames={context_frames} must leave a latent of "
-                f"{codec.schedule.size.t} frames something to write"
-            )
+        context = Context(frames=context_frames, share=context_share, noise=context_noise)
+        context.check(codec.schedule.size.t)
         if width % head_dim or head_dim % 2:
             raise ValueError(
                 f"width={width} is not whole heads of head_dim={head_dim}, an even one"
@@ -111,7 +111,7 @@ class NextScaleGenerator(nn.Module):
         self.text_dropout = text_dropout
         self.corruption = corruption
         self.context_frames = context_frames
-        self.context_share = context_share
+        self.context = context
         self.writes_values = head == "flow"
         self.transformer = ScaleTransformer(
             channels=codec.channels,
@@ -154,9 +154,13 @@ class NextScaleGenerator(nn.Module):
         )
         inputs, present = [], []
         for block in blocks:
-            inputs.append(self._input(block, z, split, schedule.rungs))
             beginning = block.rung is None and len(self.schedule) == 1
-            present.append(self._given_frames(block, draws) if beginning else None)
+            if beginning:
+                inputs.append(self.context.spoil(z[:, :, : block.span], draws)[0])
+                present.append(self.context.draw_present(draws, block.span))
+            else:
+                inputs.append(self._input(block, split, schedule.rungs))
+                present.append(None)
         targets, noises, taus = split.codes, (), ()
         if self.writes_values:
             rungs = list(enumerate(schedule.rungs))
@@ -345,11 +349,7 @@ class NextScaleGenerator(nn.Module):
             return ()
         if len(self.schedule) > 1:
             return codec.split(given, quantise=not self.writes_values).residuals
-        if given.shape[2] > self.context_frames:
-            raise ValueError(
-                f"{given.shape[2]} latent frames are given; this generator begins with at most "
-                f"{self.context_frames}"
-            )
+        self.context.accept(given)
         return ()
 
     def _corrupt(self, draws: Draws, codec: Codec, rungs: Sequence[Rung]) -> Corrupt:
@@ -371,26 +371,15 @@ class NextScaleGenerator(nn.Module):
         return corrupt
 
     @staticmethod
-    def _input(
-        block: Block, z: Float[Tensor, "B C t h w"], split: Split, rungs: Sequence[Rung]
-    ) -> Float[Tensor, "B C _t _h _w"]:
-        if block.rung is not None:
-            if block.rung.depth == 0:
-                return z.new_zeros(*z.shape[:2], *block.size)
-            return pool(split.states[block.number - 1], block.rung.scale)
-        # A finished segment as it was written, with all errors; a clip's beginning as it is.
-        last = [k for k, rung in enumerate(rungs) if rung.start == block.start]
-        whole = split.states[last[-1]]
-        if whole.shape[2] == block.span:
-            return whole
-        return z[:, :, block.start : block.start + block.span]
-
-    def _given_frames(self, block: Block, draws: Draws) -> Bool[Tensor, "B t"]:
-        """Which frames of its beginning each clip is given: the first few, or none."""
-        chance = draws.uniform("context")
-        count = (chance / max(self.context_share, 1e-9) * block.span).floor() + 1
-        count = torch.where(chance < self.context_share, count, torch.zeros_like(count))
-        return torch.arange(block.span, device=count.device) < count[:, None]
+    def _input(block: Block, split: Split, rungs: Sequence[Rung]) -> Float[Tensor, "B C _t _h _w"]:
+        """What goes into a rung, or a finished segment as it was written, with all errors."""
+        if block.rung is None:
+            last = [k for k, rung in enumerate(rungs) if rung.start == block.start]
+            return split.states[last[-1]]
+        if block.rung.depth == 0:
+            first = split.states[block.number]
+            return first.new_zeros(*first.shape[:2], *block.size)
+        return pool(split.states[block.number - 1], block.rung.scale)
 
 
 def guidance_at(depth: int, rungs: int, guidance: float) -> float:

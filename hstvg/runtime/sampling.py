@@ -137,7 +137,7 @@ def _frames(config: Mapping[str, Any], model: VideoModel, given: int) -> int:
     if wanted > block and not model.generator.context_frames:
         raise ConfigError(
             f"duration_s={config['duration_s']:g}: this generator writes one block of up to "
-            f"{block / fps:g} s; give at most that"
+            f"{block / fps:g} s; give at most that, or train one with generator.context_frames=1"
         )
     if wanted > block and config["show_scales"]:
         raise ConfigError(f"show_scales=true shows one block, of up to {block / fps:g} s")
@@ -165,7 +165,7 @@ def _given(config: Mapping[str, Any], model: VideoModel) -> np.ndarray | None:
     if not model.generator.context_frames:
         raise ConfigError(
             f"given={file}: this generator cannot go on from frames; train one with "
-            "generator=next_scale"
+            "generator.context_frames=1"
         )
     if config["show_scales"]:
         raise ConfigError("show_scales=true shows a clip from its beginning; leave out given")

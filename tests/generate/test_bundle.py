@@ -118,6 +118,33 @@ def test_what_one_block_cannot_hold_is_refused(bundle):
         clips(model, given=np.zeros((2, 1, 16, 16, 3), np.uint8))
 
 
+PARTS = ("path", "draws", "widths", "head_dim")
+JOINT = {
+    "_target_": "hstvg.generator.joint.JointGenerator",
+    "kappa": 1,
+    "text": CONFIG["generator"]["text"],
+    "transformer": {"width": 16, "depth": 1, "head_dim": 8},
+    "denoiser": {name: CONFIG["generator"][name] for name in PARTS},
+}
+
+
+@pytest.mark.parametrize(
+    ("generator", "kappas"), [(CONFIG["generator"], (None,)), (JOINT, (0, 1, 3))]
+)
+def test_a_denoiser_goes_on_block_after_block(generator, kappas):
+    model = awake_model(CONFIG | {"generator": generator | {"context_frames": 1}})
+    for kappa in kappas:
+        settings = Sampling(steps=2, kappa=kappa)
+        written = write_clips(model, PROMPTS, seed=0, settings=settings, num_frames=16)
+        assert written.shape == (2, 16, 16, 16, 3)
+        block = write_clips(model, PROMPTS, seed=0, settings=settings)
+        assert np.array_equal(written[:, :8], block)
+        picture = written[:, :1]
+        on = write_clips(model, PROMPTS, seed=0, settings=settings, num_frames=7, given=picture)
+        assert on.shape == (2, 7, 16, 16, 3)
+        assert np.array_equal(on[:, :1], picture)
+
+
 def test_a_tokenizer_alone_is_a_bundle_that_generates_nothing(tmp_path):
     model = save(tmp_path / "export", CONFIG | {"generator": None, "stage": "tokenizer"})
     loaded = load_model(tmp_path / "export")

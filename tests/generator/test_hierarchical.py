@@ -269,7 +269,7 @@ def test_clips_without_motion_are_refused():
 def test_given_frames_are_refused():
     model = generator()
     assert model.context_frames == 0
-    with pytest.raises(ValueError, match="cannot continue given frames"):
+    with pytest.raises(ValueError, match="begins with at most 0"):
         model.sample(CAPTIONS[:1], CODEC, draws(count=1), Sampling(), torch.zeros(1, 4, 1, 4, 4))
 
 

@@ -377,6 +377,15 @@ def test_a_prompt_becomes_a_video(runs, tmp_path):
     assert written["a"] != written["c"]
 
 
+def test_a_denoiser_writes_on_from_block_to_block(runs, tmp_path):
+    long, on = tmp_path / "long.mp4", tmp_path / "on.mp4"
+    options = [f"run={runs / 'gen'}", f'prompt="{PROMPT}"', "steps=2", "duration_s=2.25"]
+    generate(compose("generate", [*options, f"out={long}"]))
+    generate(compose("generate", [*options, f"out={on}", f"given={long}", "duration_s=3"]))
+    assert frames_of(long).shape == (18, 16, 16, 3)
+    assert frames_of(on).shape == (24, 16, 16, 3)
+
+
 def test_a_file_of_prompts_becomes_a_folder_of_videos(runs, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text(f"{PROMPT}\n\na blue square moves up\n")
