@@ -37,7 +37,7 @@ class Sampling:
     """Of code probabilities; 0 takes the likeliest."""
     top_k: int = 0
     """Codes per channel to draw from, the likeliest first; 0 is all."""
-    top_p: float = 0.8
+    top_p: float = 0.5
     """Draw from the likeliest codes that have this probability together."""
     kappa: int | None = None
     """Scales that the next-scale transformer writes before the denoiser goes on; None is as many

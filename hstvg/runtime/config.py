@@ -181,7 +181,7 @@ class GenerateSchema:
     """Of code probabilities; 0 takes the likeliest."""
     top_k: int = 0
     """Codes per channel to draw from; 0 is all."""
-    top_p: float = 0.8
+    top_p: float = 0.5
     """Draw from the likeliest codes that have this probability together."""
     motion_noise: float = 0.0
     """How much of the noise moves with the clip, below 1; for a denoiser trained with +noise=motion
@@ -219,7 +219,7 @@ class EvaluateSchema:
     guidance: float = 5.0
     temperature: float = 1.0
     top_k: int = 0
-    top_p: float = 0.8
+    top_p: float = 0.5
     motion_noise: float = 0.0
     style_guidance: float = 1.0
     seed: int = 0
