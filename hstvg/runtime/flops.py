@@ -134,11 +134,13 @@ def fake_batch(window: Window, count: int, device: torch.device) -> VideoBatch:
 def fake_latents(layout: LatentLayout, count: int, device: torch.device) -> LatentBatch:
     """`fake_batch` of a data set of latents."""
     text = (count, layout.text_tokens, layout.text_width)
+    arrays = {
+        name: torch.empty(count, *shape[1:], device=device) for name, shape in layout.shapes.items()
+    }
     return LatentBatch(
-        **{
-            name: torch.empty(count, *shape[1:], device=device)
-            for name, shape in layout.shapes.items()
-        },
+        latent=arrays["latent"],
+        motion=arrays.get("motion"),
+        motion_confidence=arrays.get("motion_confidence"),
         captions=(CAPTION,) * count,
         positions=torch.arange(count),
         keys=("",) * count,
