@@ -152,6 +152,7 @@ def test_every_generator_builds_at_every_size(model, generator):
     preflight.check(settle(config))
     objective = build_objective(config)
     terms = {"hst": {"diffusion", "flow"}, "next_scale": {"next_scale"}}
+    terms["joint"] = terms["hst"] | terms["next_scale"]
     assert set(objective.terms) == terms[generator]
 
 
