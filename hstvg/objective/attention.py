@@ -5,6 +5,9 @@ would be least where attention is constant, which says nothing. Here uniform row
 and rows on the same place in every frame fail wherever something moves; a perfect row costs 0.
 """
 
+from dataclasses import replace
+from math import log
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,6 +23,14 @@ class AttentionTerm:
     def __call__(self, prediction: Prediction, batch: TrainingBatch) -> Float[Tensor, "B"]:
         assert prediction.attention, "AttentionTerm needs Prediction.attention"
         return torch.stack([divergence(pair) for pair in prediction.attention]).mean(0)
+
+    def trivial(self, prediction: Prediction, batch: TrainingBatch) -> Float[Tensor, "B"]:
+        """Of looking everywhere alike: log(cells) where a place is a whole cell."""
+        rows = prediction.attention
+        everywhere = [
+            replace(p, guess=torch.full_like(p.guess, -log(p.guess.shape[-1]))) for p in rows
+        ]
+        return torch.stack([divergence(pair) for pair in everywhere]).mean(0)
 
 
 def divergence(pair: Pair) -> Float[Tensor, "B"]:

@@ -83,15 +83,18 @@ def test_one_frame_has_none_ahead():
         draw_lookup(Draws(0, [0], torch.device("cpu")), Scale(1, 4, 4), 3)
 
 
-def cost(rows, target, weight=None):
-    batch = LatentBatch(
-        latent=torch.zeros(len(rows), 1, 1, 1, 1),
-        captions=("",) * len(rows),
-        positions=torch.arange(len(rows)),
-        keys=("",) * len(rows),
+def batch_of(count):
+    return LatentBatch(
+        latent=torch.zeros(count, 1, 1, 1, 1),
+        captions=("",) * count,
+        positions=torch.arange(count),
+        keys=("",) * count,
     )
+
+
+def cost(rows, target, weight=None):
     pair = Pair(guess=rows.log(), target=target, weight=weight)
-    return AttentionTerm()(Prediction(attention=(pair,)), batch)
+    return AttentionTerm()(Prediction(attention=(pair,)), batch_of(len(rows)))
 
 
 def test_a_perfect_row_costs_nothing_and_a_uniform_one_log_n():
@@ -99,6 +102,13 @@ def test_a_perfect_row_costs_nothing_and_a_uniform_one_log_n():
     assert cost(target.clamp_min(1e-9), target) == pytest.approx(0, abs=1e-5)
     uniform = torch.full_like(target, 1 / 8)
     assert cost(uniform, target) == pytest.approx(math.log(8))
+
+
+def test_looking_everywhere_is_what_skill_is_measured_against():
+    target = torch.eye(8)[None, :, None].expand(2, -1, -1, -1)
+    pair = Pair(guess=target.clamp_min(1e-9).log(), target=target)
+    trivial = AttentionTerm().trivial(Prediction(attention=(pair,)), batch_of(2))
+    assert trivial.tolist() == pytest.approx([math.log(8)] * 2)
 
 
 def test_looking_at_the_same_place_costs_more_than_uniform_where_things_move():
