@@ -27,7 +27,7 @@ from hstvg.runtime.index import DatasetIndex, read_index
 from hstvg.runtime.latents import refuse_latents
 from hstvg.runtime.lineage import write_json
 from hstvg.runtime.reader import Reader, VideoOpener, references
-from hstvg.runtime.sampling import check_kappa, sampling_of
+from hstvg.runtime.sampling import check_kappa, refusals, sampling_of
 from hstvg.runtime.worker_local import pick_device
 from hstvg.scene.grammar import read_caption
 
@@ -196,16 +196,17 @@ def _cases(
             explained = torch.stack([_explained(level, z) for level in levels], dim=1).tolist()
         samples: Sequence[np.ndarray | None] = [None] * len(part)
         if model.generator is not None:
-            samples = list(
-                write_clips(
-                    model,
-                    captions,
-                    seed=config["seed"],
-                    first=first,
-                    settings=sampling_of(config),
-                    device=device,
+            with refusals():
+                samples = list(
+                    write_clips(
+                        model,
+                        captions,
+                        seed=config["seed"],
+                        first=first,
+                        settings=sampling_of(config),
+                        device=device,
+                    )
                 )
-            )
         for i, caption in enumerate(captions):
             if block["reason"][i]:
                 print(f"left out {block['key'][i]}: {block['reason'][i]}", file=sys.stderr)

@@ -1,7 +1,8 @@
 """From prompts to files on disk, with a trained run."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,10 @@ def generate(config: dict[str, Any]) -> list[Path]:
     device = pick_device(config["device"])
     for first in range(0, len(prompts), config["batch"]):
         part = slice(first, first + config["batch"])
-        clips = _clips(
-            model, prompts[part], first, num_frames, given, reference, settings, config, device
-        )
+        with refusals():
+            clips = _clips(
+                model, prompts[part], first, num_frames, given, reference, settings, config, device
+            )
         for clip, file, prompt in zip(clips, files[part], prompts[part], strict=True):
             write_video(clip, model.window.fps, file, config)
             if config["prompts"]:
@@ -142,6 +144,15 @@ def _frames(config: Mapping[str, Any], model: VideoModel, given: int) -> int:
     if wanted > block and config["show_scales"]:
         raise ConfigError(f"show_scales=true shows one block, of up to {block / fps:g} s")
     return wanted
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """What a generator refuses before it samples becomes a ConfigError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def check_kappa(settings: Sampling, generator: Generator) -> None:
