@@ -386,6 +386,17 @@ def test_a_denoiser_writes_on_from_block_to_block(runs, tmp_path):
     assert frames_of(on).shape == (24, 16, 16, 3)
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [("kappa=1", "writes 0 scales"), ("motion_noise=0.5", r"trained with \+noise=motion")],
+)
+def test_what_a_denoiser_was_not_trained_for_is_refused(override, said, runs, tmp_path):
+    file = tmp_path / "no.mp4"
+    with pytest.raises(ConfigError, match=said):
+        generate(compose("generate", [f"run={runs / 'gen'}", "prompt=a", f"out={file}", override]))
+    assert not file.exists()
+
+
 def test_a_file_of_prompts_becomes_a_folder_of_videos(runs, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text(f"{PROMPT}\n\na blue square moves up\n")
