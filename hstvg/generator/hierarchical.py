@@ -92,6 +92,7 @@ class HierarchicalGenerator(nn.Module):
         draws: points per clip and step on each level's path, coarse to fine; coarse levels are
             cheap and decide the motion, so they may get more.
         text_dropout: share of clips trained without their caption, for classifier-free guidance.
+        widths, kinds, depth, window, head_dim, checkpointing: as of HSTUNet.
         noise: moves with the clips, by the motion that is denoised along; None leaves it white.
         refiner: how the frames of a sample are made to agree, and how that is learnt; None leaves
             them as they are.
@@ -116,6 +117,7 @@ class HierarchicalGenerator(nn.Module):
         depth: int = 1,
         window: int = 4,
         head_dim: int = 32,
+        checkpointing: bool = False,
         noise: MotionNoise | None = None,
         refiner: Refining | None = None,
         prefixes: Prefixes | None = None,
@@ -128,11 +130,9 @@ class HierarchicalGenerator(nn.Module):
         super().__init__()
         self.context = Context(frames=context_frames, share=context_share, noise=context_noise)
         self.context.check(codec.schedule.size.t)
-        if len(draws) != path.num_levels:
-            raise ValueError(f"draws {list(draws)} must name one count per level of the path")
         self.latent_channels = codec.channels
         self.levels = path.scales(codec.schedule.size)
-        check_halvings(self.levels[0], len(widths) - 1)
+        check_levels(self.levels, draws, len(widths) - 1)
         self.path = path
         self.text = text
         self.draws = tuple(draws)
@@ -155,6 +155,7 @@ class HierarchicalGenerator(nn.Module):
             depth=depth,
             window=window,
             head_dim=head_dim,
+            checkpointing=checkpointing,
             moving_noise=noise is not None,
             prefix_channels=codec.channels if prefixes else 0,
             num_kappas=codec.schedule.num_levels,
@@ -474,11 +475,14 @@ class HierarchicalGenerator(nn.Module):
         return self.context.frames
 
 
-def check_halvings(coarsest: Scale, halvings: int) -> None:
-    """Raises ValueError where a U-Net cannot make a level as small as it has to."""
-    if any(size % 2**halvings for size in coarsest):
+def check_levels(levels: Ladder, draws: Sequence[int], halvings: int) -> None:
+    """Raises ValueError where a level has no count of draws, or a U-Net cannot make the coarsest as
+    small as it has to."""
+    if len(draws) != len(levels):
+        raise ValueError(f"draws {list(draws)} must name one count per level of the path")
+    if any(size % 2**halvings for size in levels[0]):
         raise ValueError(
-            f"the coarsest pyramid level {coarsest} cannot be halved {halvings} times; "
+            f"the coarsest pyramid level {levels[0]} cannot be halved {halvings} times; "
             "use fewer widths, fewer path.boundaries or a larger clip"
         )
 

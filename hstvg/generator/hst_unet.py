@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hstvg.generator.context import given_on
 from hstvg.generator.style import StyleAdapter, StyleAttention, Styling
@@ -42,6 +43,7 @@ class HSTUNet(nn.Module):
         kinds: "local", "regional" or "global" per U-Net level.
         depth: blocks per U-Net level, on the way down and again on the way up.
         window: cells per axis of a regional window.
+        checkpointing: recompute each level in the backward pass instead of keeping its activations.
         moving_noise: it is told how much of the noise moves, the alpha of the condition.
         prefix_channels: of the coarse scales that may be written already; 0 if none ever are.
         num_kappas: how many of them may be, none included.
@@ -61,6 +63,7 @@ class HSTUNet(nn.Module):
         depth: int = 1,
         window: int = 4,
         head_dim: int = 32,
+        checkpointing: bool = False,
         moving_noise: bool = False,
         prefix_channels: int = 0,
         num_kappas: int = 1,
@@ -69,6 +72,7 @@ class HSTUNet(nn.Module):
     ) -> None:
         super().__init__()
         width = widths[-1]
+        self.checkpointing = checkpointing
         self.prefix_channels = prefix_channels
         self.given_channels = given_channels
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
@@ -147,14 +151,21 @@ class HSTUNet(nn.Module):
         x = self.enter(x.to(self.enter.space.weight.dtype))
         skips = []
         for block, shrink in zip(self.down, self.shrink, strict=True):
-            x = block(x, signal, condition, tokens)
+            x = self._through(block, x, signal, condition, tokens)
             skips.append(x)
             x = shrink(x)
-        x = self.middle(x, signal, condition, tokens)
+        x = self._through(self.middle, x, signal, condition, tokens)
         for i in reversed(range(len(skips))):
             x = self.join[i](torch.cat([self.grow[i](x), skips[i]], dim=1))
-            x = self.up[i](x, signal, condition, tokens)
+            x = self._through(self.up[i], x, signal, condition, tokens)
         return x
+
+    def _through(
+        self, block: nn.Module, x: Float[Tensor, "B D t h w"], *told: object
+    ) -> Float[Tensor, "B D t h w"]:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, x, *told, use_reentrant=False)
+        return block(x, *told)
 
     def head(
         self, x: Float[Tensor, "B D t h w"], lookup: Lookup | None = None

@@ -39,6 +39,7 @@ JOINT = (
     "generator=joint",
     "+term=[attention,refinement]",
     "objective.terms.flow.weight=0",
+    "generator.denoiser.checkpointing=true",
 )
 
 TOLERANCE = 1e-5

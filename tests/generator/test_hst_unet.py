@@ -83,6 +83,18 @@ def test_padded_tokens_are_not_heard():
     assert torch.allclose(model(x, tau, 0, padded), model(x, tau, 0, told), atol=1e-5)
 
 
+def test_recomputing_levels_changes_no_gradient():
+    told, tau = condition(), torch.rand(2, generator=torch.Generator().manual_seed(2))
+    x = torch.randn(2, 5, 4, 4, 4, generator=torch.Generator().manual_seed(3))
+    found = []
+    for checkpointing in (False, True):
+        model = unet(("local", "global"), awake=True, checkpointing=checkpointing)
+        model(x, tau, 1, told).square().sum().backward()
+        found.append({name: weight.grad for name, weight in model.named_parameters()})
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, msg=name)
+
+
 def test_a_modulated_block_starts_as_the_identity():
     x = torch.randn(2, 8, 2, 4, 4)
     assert torch.equal(ModulatedBlock(8, 6)(x, torch.randn(2, 6)), x)
