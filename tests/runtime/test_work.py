@@ -71,8 +71,10 @@ def test_when_every_clip_kills_no_data_set_is_left(ray_cluster, tmp_path):
 
 # ---- what stops a run -------------------------------------------------------------------------
 
-SOURCE = ShapeSource(num_clips=160)
-NUM_SHARDS = 8
+NUM_SHARDS, PER_SHARD = 8, 200
+NUM_CLIPS = NUM_SHARDS * PER_SHARD
+"""So many that a run still works, for a second or two, when it is stopped after two shards."""
+SOURCE = ShapeSource(num_clips=NUM_CLIPS)
 
 
 def start(folder, *arguments):
@@ -100,13 +102,14 @@ def wait_for_records(staging, number):
 @pytest.fixture(scope="module")
 def undisturbed(ray_cluster, tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed") / "out"
-    ingest(SOURCE, out, clips_per_shard=20)
+    ingest(SOURCE, out, clips_per_shard=PER_SHARD)
     return content_of(out)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_run_goes_on_where_it_was(undisturbed, tmp_path, capsys, how):
-    process = start(tmp_path, "source.num_clips=160", "clips_per_shard=20", "out=out", "num_cpus=1")
+    sizes = (f"source.num_clips={NUM_CLIPS}", f"clips_per_shard={PER_SHARD}")
+    process = start(tmp_path, *sizes, "out=out", "num_cpus=1")
     staging = tmp_path / ".out.prepare-partial"
     wait_for_records(staging, 2)
     if how == signal.SIGKILL:
@@ -125,9 +128,9 @@ def test_a_stopped_run_goes_on_where_it_was(undisturbed, tmp_path, capsys, how):
     assert done <= shards
     before = {name: (staging / "dataset" / "shards" / f"{name}.tar").stat() for name in done}
 
-    summary = ingest(SOURCE, tmp_path / "out", clips_per_shard=20)
+    summary = ingest(SOURCE, tmp_path / "out", clips_per_shard=PER_SHARD)
     assert f"continuing: {len(done)} of {NUM_SHARDS} shards are there" in capsys.readouterr().err
-    assert summary.num_clips == 160
+    assert summary.num_clips == NUM_CLIPS
     for name, stat in before.items():
         after = (tmp_path / "out" / "shards" / f"{name}.tar").stat()
         assert (after.st_ino, after.st_mtime_ns) == (stat.st_ino, stat.st_mtime_ns)
