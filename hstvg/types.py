@@ -19,6 +19,19 @@ from hstvg.scales import Rung, ScaleSchedule
 
 
 @dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What clips show where, as far as it is known: the objects of their scenes, far to near."""
+
+    boxes: Float[Tensor, "B O t 4"]
+    """x0, y0, x1, y1 on screen, fractions of the frame that may reach beyond it, in the middle of
+    each frame: of a latent, or of a VideoBatch. 0 where there is no object."""
+    present: Bool[Tensor, "B O"]
+    """True at objects, which come first; none of a clip whose scene nobody knows."""
+    labels: tuple[tuple[str, ...], ...]
+    """Per clip O times what it is, like "red circle"; empty where there is no object."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class VideoBatch:
     """Clips as a model meets them, each with its place in the order of the epoch."""
 
@@ -34,6 +47,8 @@ class VideoBatch:
     None where nobody asked for it."""
     motion_confidence: Float[Tensor, "B 1 T Hm Wm"] | None = None
     """Trust in `motion`, 0 to 1; 0 at the last frame, which has no successor."""
+    layout: Layout | None = None
+    """At each of the T frames; None where nobody asked for it."""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -69,6 +84,8 @@ class LatentBatch:
     """True at real tokens; there whenever `text` is."""
     style: StyleReference | None = None
     """Of other clips, whose style a caption does then not name; None where nobody asked for it."""
+    layout: Layout | None = None
+    """At each of the t frames; None where nobody asked for it."""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -116,6 +133,8 @@ class Condition:
     """None where no clip is given frames."""
     style: StyleReference | None = None
     """None where no clip has a reference."""
+    layout: Layout | None = None
+    """At the frames of the latent; None where nobody knows what is to be where."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,6 +353,7 @@ __all__ = [
     "Given",
     "LatentBatch",
     "LatentPyramid",
+    "Layout",
     "Metric",
     "Pair",
     "PathSample",

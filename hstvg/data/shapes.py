@@ -25,6 +25,7 @@ from hstvg.scene.grammar import (
     STYLES,
     CaptionObject,
 )
+from hstvg.scene.layout import pan, track
 from hstvg.scene.syntax import MAX_OBJECTS, Camera, Keyframe, Scene, SceneObject, Shape
 
 Split = Literal["train", "val", "unseen"]
@@ -123,7 +124,7 @@ def render(
     # One moment more than there are frames, for the flow of the last frame.
     times = np.minimum(start_s + np.arange(num_frames + 1) / fps, scene.duration_s)
     size = np.array([width, height])
-    camera = times[:, None] * scene.camera_speed * np.array(CAMERAS[scene.camera])
+    camera = pan(scene, times)
     to_widths = fps * np.array([1.0, height / width])
     image = _background(scene.seed, camera[:-1], height, width)
     owner = np.full((num_frames, height, width), -1, np.int8)
@@ -133,7 +134,7 @@ def render(
 
     for n in sorted(range(len(scene.objects)), key=lambda n: scene.objects[n].z_order):
         thing = scene.objects[n]
-        centre, radius = _track(thing, times / scene.duration_s, size)
+        centre, radius = track(thing, times / scene.duration_s, size)
         centre -= camera
         cover = _cover(thing.shape, centre[:-1] * size, radius[:-1], height, width)[..., None]
         image += cover * (np.array(COLOURS[thing.colour], np.float32) / 255.0 - image)
@@ -212,17 +213,6 @@ def _as_object(number: int, look: CaptionObject, ends: Float[np.ndarray, "2 4"])
         keyframes=(Keyframe(t=0.0, box=first), Keyframe(t=1.0, box=last)),
         z_order=number,
     )
-
-
-def _track(
-    thing: SceneObject, moments: Float[np.ndarray, "T"], size: np.ndarray
-) -> tuple[Float[np.ndarray, "T 2"], Float[np.ndarray, "T"]]:
-    """Centre (x, y) in world fractions and radius in pixels, at fractions of the duration."""
-    known = [frame.t for frame in thing.keyframes]
-    sides = np.array([frame.box for frame in thing.keyframes]).T
-    x0, y0, x1, y1 = (np.interp(moments, known, side) for side in sides)
-    radius = np.minimum((x1 - x0) * size[0], (y1 - y0) * size[1]) / 2.0
-    return np.stack([(x0 + x1) / 2.0, (y0 + y1) / 2.0], axis=1), radius
 
 
 def _cover(
