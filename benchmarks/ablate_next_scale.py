@@ -44,17 +44,11 @@ VARIANTS = (
     Variant(name="per frame", codec="frames", tokenizer=["tokenizer.schedule=frames"]),
     Variant(name="L = 2 (BSQ)", codec="bsq", tokenizer=[f"{QUANTISER}BSQ"]),
     Variant(
-        name="L = 3",
-        codec="fsq3",
-        tokenizer=[f"{QUANTISER}FSQ", "+tokenizer.quantiser.levels=3"],
-    ),
-    Variant(
         name="L = 9",
         codec="fsq9",
         tokenizer=[f"{QUANTISER}FSQ", "+tokenizer.quantiser.levels=9"],
     ),
     Variant(name="no self-correction", generator=["generator.corruption=0"]),
-    Variant(name="flow head", generator=["generator.head=flow"]),
 )
 COMMON = [
     "worker=local",
@@ -89,10 +83,8 @@ def main(data: Path, runs: Path, seeds: int, tokenizer_steps: int, generator_ste
     codecs = {variant.codec: variant for variant in VARIANTS}
     every(
         product(codecs.values(), range(seeds)),
-        lambda variant, seed: train_tokenizer(variant, seed, data, runs, tokenizer_steps),
+        lambda variant, seed: write_codes(variant, seed, data, runs, tokenizer_steps),
     )
-    for variant, seed in product(codecs.values(), range(seeds)):
-        encode(variant, seed, data, runs)
     every(
         product(VARIANTS, range(seeds)),
         lambda variant, seed: score(variant, seed, data, runs, generator_steps),
@@ -110,15 +102,12 @@ def every(pairs: Iterable[tuple[Variant, int]], work: Callable[[Variant, int], N
             future.result()
 
 
-def train_tokenizer(variant: Variant, seed: int, data: Path, runs: Path, steps: int) -> None:
+def write_codes(variant: Variant, seed: int, data: Path, runs: Path, steps: int) -> None:
+    """Train a tokenizer and encode the clips by it."""
     run = tokenizer_of(runs, variant, seed)
     if not (run / "export").is_dir():
         call("train", *COMMON, *TOKENIZER, *variant.tokenizer, f"data.path={data}", *named(run),
              f"run.seed={seed}", f"run.steps={steps}")  # fmt: skip
-
-
-def encode(variant: Variant, seed: int, data: Path, runs: Path) -> None:
-    run = tokenizer_of(runs, variant, seed)
     latents = run / "latents"
     if not (latents / "dataset.json").is_file():
         call("prepare", "source=latents", f"source.path={data}", f"source.tokenizer_run={run}",
