@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hstvg.generator.cue import Amount, Cue
 from hstvg.paths.draws import Draws
 from hstvg.scales import Scale, pool
-from hstvg.types import Given
+from hstvg.types import Condition, Given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,32 @@ class Context:
             present=(torch.arange(size.t, device=frames.device) < count).expand(clips, -1),
             noise=frames.new_full((clips,), self.noise / 2),
         )
+
+
+class GivenCue(Cue):
+    """The given frames, where they are, and how noisy.
+
+    Args:
+        latent_channels: of the frames.
+        width: of the signal.
+    """
+
+    def __init__(self, latent_channels: int, width: int) -> None:
+        super().__init__()
+        self.channels = latent_channels + 1  # and a mask
+        self.noise = Amount(width)
+
+    def beside(
+        self, x: Float[Tensor, "B C t h w"], condition: Condition
+    ) -> Float[Tensor, "B Cb t h w"]:
+        if condition.given is None:
+            return x.new_zeros(len(x), self.channels, *x.shape[2:])
+        return given_on(condition.given, Scale(*x.shape[2:])).to(x)
+
+    def signal(
+        self, signal: Float[Tensor, "B D"], condition: Condition
+    ) -> Float[Tensor, "B D"] | None:
+        return self.noise(condition.given.noise if condition.given else None, signal)
 
 
 def given_on(given: Given, scale: Scale) -> Float[Tensor, "B Cg t h w"]:

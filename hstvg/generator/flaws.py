@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hstvg.paths.draws import Draws
@@ -59,11 +59,28 @@ class Flaws:
         def corrupt(codes: Tensor, number: int) -> Tensor:
             if rungs[number].scale != rungs[number].size:
                 return codes
-            random = (draws.uniform(f"code/{number}", *codes.shape[1:]) * codec.levels).long()
-            cells = draws.uniform(f"wrong/{number}", 1, *codes.shape[2:]) < most
-            return torch.where(cells, random, codes)
+            return miswrite(codes, number, codec, draws, most, channels=1)
 
         return corrupt
+
+
+def miswrite(
+    codes: Int[Tensor, "B C t h w"],
+    number: int,
+    codec: Codec,
+    draws: Draws,
+    most: Float[Tensor, "B *ones"],
+    channels: int,
+) -> Int[Tensor, "B C t h w"]:
+    """Codes of a rung, a share of them random ones.
+
+    Args:
+        most: the share, per clip.
+        channels: C draws each channel apart, 1 all channels of a cell together.
+    """
+    random = (draws.uniform(f"code/{number}", *codes.shape[1:]) * codec.levels).long()
+    wrong = draws.uniform(f"wrong/{number}", channels, *codes.shape[2:]) < most
+    return torch.where(wrong, random, codes)
 
 
 def share(draws: Draws, purpose: str, axes: int) -> Float[Tensor, "B *ones"]:

@@ -12,13 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hstvg.generator.context import Context, begun
+from hstvg.generator.context import Context, GivenCue, begun
+from hstvg.generator.cue import Cue, MovingNoise
 from hstvg.generator.generator import Sampling
 from hstvg.generator.guidance import guided
 from hstvg.generator.hst_unet import HSTUNet, Kind
 from hstvg.generator.motion import read_motion
 from hstvg.generator.neighbours import Before
 from hstvg.generator.prefixes import (
+    PrefixCue,
     Prefixes,
     coarse_of,
     first_level,
@@ -28,7 +30,7 @@ from hstvg.generator.prefixes import (
     write,
 )
 from hstvg.generator.refining import FlawedClip, Refining, with_refined
-from hstvg.generator.style import Styling, pair_looks
+from hstvg.generator.style import StyleAdapter, Styling, pair_looks
 from hstvg.generator.told import Told, encode_nothing, read_prompts, tell
 from hstvg.generator.tracks import (
     Found,
@@ -36,7 +38,6 @@ from hstvg.generator.tracks import (
     draw_lookup,
     follow,
     pair_rows,
-    repeat_lookup,
 )
 from hstvg.nn.correspondence import Lookup
 from hstvg.nn.haar_bank import num_statistics
@@ -156,14 +157,26 @@ class HierarchicalGenerator(nn.Module):
             window=window,
             head_dim=head_dim,
             checkpointing=checkpointing,
-            moving_noise=noise is not None,
-            prefix_channels=codec.channels if prefixes else 0,
-            num_kappas=codec.schedule.num_levels,
-            given_channels=codec.channels if context_frames else 0,
+            cues=self._cues(codec, widths[-1]),
             correspondence=tracks is not None,
         )
-        self.unet.add_style(style, num_statistics(codec.channels, *codec.schedule.size[1:]))
         self.refiner = None if refiner is None else refiner.refiner(codec)
+
+    def _cues(self, codec: Codec, width: int) -> dict[str, Cue]:
+        """What the U-Net is told beside the text, in vectors of a width."""
+        channels, schedule = codec.channels, codec.schedule
+        cues: dict[str, Cue] = {}
+        with torch.random.fork_rng(devices=()):  # all else starts as it would without them
+            if self.noise:
+                cues["noise"] = MovingNoise(width)
+            if self.prefixes:
+                cues["prefix"] = PrefixCue(channels, schedule.num_levels, width)
+            if self.context_frames:
+                cues["given"] = GivenCue(channels, width)
+            if self.styling:
+                seen = num_statistics(channels, *schedule.size[1:])
+                cues["style"] = StyleAdapter(self.styling, seen, width)
+        return cues
 
     @torch.no_grad()
     def example(
@@ -304,7 +317,7 @@ class HierarchicalGenerator(nn.Module):
             told = repeat(replace(condition, prefix=example.prefixes[level]), count)
             track = example.tracks[level]
             trunk.append(self.unet.trunk(path.x, path.tau, level, told))
-            lookup = None if track is None else repeat_lookup(track[0], count)
+            lookup = None if track is None else repeat(track[0], count)
             guess, logs = self.unet.head(trunk[-1], lookup)
             guess, target = (v.unflatten(0, (-1, count)) for v in (guess, path.velocity))
             velocity.append(Pair(guess=guess[:, :, :C], target=target[:, :, :C]))

@@ -6,9 +6,9 @@ regional ones also attend within windows, the global one attends over the whole 
 global cells read the text. One network serves every level of the pyramid and is told which.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,15 +16,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hstvg.generator.context import given_on
-from hstvg.generator.style import StyleAdapter, StyleAttention, Styling
+from hstvg.generator.cue import Cue, CueAttention
 from hstvg.nn.attention import SpaceTimeAttention, TextAttention
 from hstvg.nn.conv import FactorisedConv, zero_init
 from hstvg.nn.correspondence import CorrespondenceAttention, Lookup
 from hstvg.nn.embed import embed_time
 from hstvg.nn.norm import ChannelNorm
 from hstvg.nn.resample import Down, Factor, Up
-from hstvg.scales import Scale, pool
 from hstvg.types import Condition
 
 Kind = Literal["local", "regional", "global"]
@@ -44,10 +42,7 @@ class HSTUNet(nn.Module):
         depth: blocks per U-Net level, on the way down and again on the way up.
         window: cells per axis of a regional window.
         checkpointing: recompute each level in the backward pass instead of keeping its activations.
-        moving_noise: it is told how much of the noise moves, the alpha of the condition.
-        prefix_channels: of the coarse scales that may be written already; 0 if none ever are.
-        num_kappas: how many of them may be, none included.
-        given_channels: of the frames that a clip may be given to begin with; 0 if none ever are.
+        cues: by name, what it is told beside the text, each with vectors of the coarsest width.
         correspondence: heads of their own learn where things go, which L_attention asks them.
     """
 
@@ -64,28 +59,26 @@ class HSTUNet(nn.Module):
         window: int = 4,
         head_dim: int = 32,
         checkpointing: bool = False,
-        moving_noise: bool = False,
-        prefix_channels: int = 0,
-        num_kappas: int = 1,
-        given_channels: int = 0,
+        cues: Mapping[str, Cue] | None = None,
         correspondence: bool = False,
     ) -> None:
         super().__init__()
         width = widths[-1]
         self.checkpointing = checkpointing
-        self.prefix_channels = prefix_channels
-        self.given_channels = given_channels
+        self.cues: Any = nn.ModuleDict(cues or {})  # a mapping of Cue
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.level = nn.Embedding(num_levels, width)
         self.text = nn.Linear(text_width, width)
-        beside = prefix_channels + (given_channels + 1 if given_channels else 0)  # and a mask
-        self.enter = FactorisedConv(channels + beside, widths[0], causal=False)
+        channels_in = channels + sum(cue.channels for cue in self.cues.values())
+        self.enter = FactorisedConv(channels_in, widths[0], causal=False)
+        told = {name: cue.token_width for name, cue in self.cues.items() if cue.token_width}
 
         def level(i: int) -> Level:
             return Level(
                 widths[i],
                 width,
                 text_width,
+                told,
                 kind=kinds[i],
                 depth=depth,
                 window=window,
@@ -102,24 +95,9 @@ class HSTUNet(nn.Module):
         self.up = nn.ModuleList(level(i) for i in range(len(widths) - 1))
         self.norm = ChannelNorm(widths[0])
         self.leave = zero_init(nn.Conv3d(widths[0], channels, (1, 3, 3), padding=(0, 1, 1)))
-        # The last ones, so that all others start as they would without them.
-        self.alpha = silent(width) if moving_noise else None
-        self.kappa = nn.Embedding(num_kappas, width) if prefix_channels else None
-        self.corruption = silent(width) if prefix_channels else None
-        self.given_noise = silent(width) if given_channels else None
         self.correspondence = None
         if correspondence:
             self.correspondence = CorrespondenceAttention(widths[0], head_dim=head_dim)
-        self.style: StyleAdapter | None = None
-
-    def add_style(self, style: Styling | None, num_statistics: int) -> None:
-        """Let it be told how the clip is to look, by so many statistics; None does nothing."""
-        if style is None:
-            return
-        self.style = StyleAdapter(style, num_statistics, self.level.embedding_dim)
-        for block in self.modules():
-            if isinstance(block, Level):
-                block.add_style(style.width)
 
     def forward(
         self,
@@ -138,16 +116,9 @@ class HSTUNet(nn.Module):
         condition: Condition,
     ) -> Float[Tensor, "B D t h w"]:
         """What appearance and motion are both read from."""
-        signal, tokens = self._signal(tau, level, condition), None
-        if self.style is not None:
-            look, tokens = self.style(condition.style, signal)
-            signal = signal + look
-        parts = [x]
-        if self.prefix_channels:
-            parts.append(self._written(x, condition))
-        if self.given_channels:
-            parts.append(self._given(x, condition))
-        x = torch.cat(parts, dim=1)
+        signal = self._signal(tau, level, condition)
+        tokens = {name: cue.tokens(signal, condition) for name, cue in self.cues.items()}
+        x = torch.cat([x, *(cue.beside(x, condition) for cue in self.cues.values())], dim=1)
         x = self.enter(x.to(self.enter.space.weight.dtype))
         skips = []
         for block, shrink in zip(self.down, self.shrink, strict=True):
@@ -176,22 +147,6 @@ class HSTUNet(nn.Module):
             x, rows = self.correspondence(x, lookup)
         return self.leave(F.silu(self.norm(x))), rows
 
-    def _written(
-        self, x: Float[Tensor, "B C t h w"], condition: Condition
-    ) -> Float[Tensor, "B Cp t h w"]:
-        """The scales that are written already, on the grid of x; zero where there are none."""
-        if condition.prefix is None:
-            return x.new_zeros(len(x), self.prefix_channels, *x.shape[2:])
-        return pool(condition.prefix.state, Scale(*x.shape[2:])).to(x)
-
-    def _given(
-        self, x: Float[Tensor, "B C t h w"], condition: Condition
-    ) -> Float[Tensor, "B Cg t h w"]:
-        """The given frames and their mask, on the grid of x; zero where there are none."""
-        if condition.given is None:
-            return x.new_zeros(len(x), self.given_channels + 1, *x.shape[2:])
-        return given_on(condition.given, Scale(*x.shape[2:])).to(x)
-
     def _signal(
         self, tau: Float[Tensor, "B"], level: int, condition: Condition
     ) -> Float[Tensor, "B D"]:
@@ -201,34 +156,25 @@ class HSTUNet(nn.Module):
         mask = condition.text_mask[..., None].to(condition.text.dtype)
         gist = self.text((condition.text * mask).sum(1) / mask.sum(1))
         signal = time + self.level(index) + gist
-        if self.alpha is not None:
-            alpha = torch.zeros_like(tau) if condition.alpha is None else condition.alpha
-            signal = signal + self.alpha(embed_time(alpha, signal.shape[1]).to(signal.dtype))
-        if self.kappa is not None and self.corruption is not None:
-            kappa, corruption = torch.zeros_like(index), torch.zeros_like(tau)
-            if condition.prefix is not None:
-                kappa, corruption = condition.prefix.kappa, condition.prefix.corruption
-            wrong = self.corruption(embed_time(corruption, signal.shape[1]).to(signal.dtype))
-            signal = signal + self.kappa(kappa) + wrong
-        if self.given_noise is not None:
-            noise = torch.zeros_like(tau) if condition.given is None else condition.given.noise
-            signal = signal + self.given_noise(embed_time(noise, signal.shape[1]).to(signal.dtype))
+        for cue in self.cues.values():
+            added = cue.signal(signal, condition)
+            signal = signal if added is None else signal + added
         return F.silu(signal)
 
 
-def silent(width: int) -> nn.Module:
-    """A map from an embedded number to the signal, which says nothing at first."""
-    return zero_init(nn.Linear(width, width, bias=False))
-
-
 class Level(nn.Module):
-    """The blocks of one U-Net level at one resolution."""
+    """The blocks of one U-Net level at one resolution.
+
+    Args:
+        told: by name, the widths of the tokens of the cues that have some.
+    """
 
     def __init__(
         self,
         width: int,
         signal_width: int,
         text_width: int,
+        told: Mapping[str, int],
         *,
         kind: Kind,
         depth: int,
@@ -248,28 +194,29 @@ class Level(nn.Module):
         self.texts = nn.ModuleList(
             TextAttention(width, text_width, head_dim=head_dim) for _ in range(count)
         )
-        self.width, self.head_dim = width, head_dim
-        self.styles = nn.ModuleList()
-
-    def add_style(self, token_width: int) -> None:
-        """Attention to the tokens of a style, beside every one to the text."""
-        self.styles.extend(
-            StyleAttention(self.width, token_width, head_dim=self.head_dim) for _ in self.texts
-        )
+        with torch.random.fork_rng(devices=()):  # all others start as they would without them
+            self.cues: Any = nn.ModuleDict(
+                {
+                    name: nn.ModuleList(
+                        CueAttention(width, token_width, head_dim=head_dim) for _ in range(count)
+                    )
+                    for name, token_width in told.items()
+                }
+            )
 
     def forward(
         self,
         x: Float[Tensor, "B C t h w"],
         signal: Float[Tensor, "B D"],
         condition: Condition,
-        style: Float[Tensor, "B N E"] | None = None,
+        tokens: Mapping[str, Float[Tensor, "B _N _E"] | None],
     ) -> Float[Tensor, "B C t h w"]:
         for i, conv in enumerate(self.convs):
             x = conv(x, signal)
             if self.attends:
                 x = self.selves[i](x)
-                told = self.texts[i](x, condition.text, condition.text_mask)
-                x = told if style is None else told + self.styles[i](x, style)
+                read = [each[i](x, tokens[name]) for name, each in self.cues.items()]
+                x = sum(read, self.texts[i](x, condition.text, condition.text_mask))
         return x
 
 

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from hstvg.generator.cue import Amount, Cue
+from hstvg.generator.flaws import miswrite, share
 from hstvg.paths.draws import Draws
 from hstvg.scales import Ladder, Scale, pool
-from hstvg.types import Codec, Prefix
+from hstvg.types import Codec, Condition, Prefix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +71,10 @@ class Written:
 def write(z: Float[Tensor, "B C t h w"], codec: Codec, draws: Draws, settings: Prefixes) -> Written:
     """Prefixes to train with."""
     schedule = codec.schedule.resized(z.shape[2:])
-    share = settings.corruption * (2 * draws.uniform("corruption") - 1).clamp_min(0)
+    most = settings.corruption * share(draws, "corruption", 4)
 
     def corrupt(codes: Tensor, number: int) -> Tensor:
-        random = (draws.uniform(f"code/{number}", *codes.shape[1:]) * codec.levels).long()
-        wrong = draws.uniform(f"wrong/{number}", *codes.shape[1:]) < share.view(-1, 1, 1, 1, 1)
-        return torch.where(wrong, random, codes)
+        return miswrite(codes, number, codec, draws, most, channels=codec.channels)
 
     states = codec.split(z, corrupt=corrupt).states[:-1]
     last = len(schedule.rungs) - 1
@@ -83,8 +83,40 @@ def write(z: Float[Tensor, "B C t h w"], codec: Codec, draws: Draws, settings: P
     return Written(
         states=torch.stack([torch.zeros_like(z), *states]),
         kappa=torch.where(chance < settings.none, torch.zeros_like(kappa), kappa),
-        corruption=share,
+        corruption=most.flatten(),
     )
+
+
+class PrefixCue(Cue):
+    """The scales that are written already, how many they are and how far they are to be trusted.
+
+    Args:
+        channels: of the latent.
+        num_kappas: how many scales may be written, none included.
+        width: of the signal.
+    """
+
+    def __init__(self, channels: int, num_kappas: int, width: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.kappa = nn.Embedding(num_kappas, width)
+        self.corruption = Amount(width)
+
+    def beside(
+        self, x: Float[Tensor, "B C t h w"], condition: Condition
+    ) -> Float[Tensor, "B Cb t h w"]:
+        if condition.prefix is None:
+            return x.new_zeros(len(x), self.channels, *x.shape[2:])
+        return pool(condition.prefix.state, Scale(*x.shape[2:])).to(x)
+
+    def signal(
+        self, signal: Float[Tensor, "B D"], condition: Condition
+    ) -> Float[Tensor, "B D"] | None:
+        prefix = condition.prefix
+        if prefix is None:
+            none = torch.zeros(len(signal), dtype=torch.long, device=signal.device)
+            return self.kappa(none) + self.corruption(None, signal)
+        return self.kappa(prefix.kappa) + self.corruption(prefix.corruption, signal)
 
 
 def longest(scales: Ladder, level: Scale) -> int:

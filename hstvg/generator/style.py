@@ -8,17 +8,15 @@ as tokens in a cross-attention of their own beside that to the text (arXiv 2308.
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hstvg.nn.attention import Heads
+from hstvg.generator.cue import Cue
 from hstvg.nn.conv import zero_init
 from hstvg.nn.haar_bank import style_statistics
-from hstvg.nn.norm import ChannelNorm
 from hstvg.paths.draws import Draws
 from hstvg.paths.pyramid_flow import PyramidFlow
-from hstvg.types import LatentBatch, Pair, PathSample, StyleReference
+from hstvg.types import Condition, LatentBatch, Pair, PathSample, StyleReference
 
 LATE = 0.5
 """tau from which the clean latent that is guessed may look like one. Before, it is the mean of many
@@ -48,52 +46,44 @@ class Styling:
         return replace(batch.style, known=batch.style.known & kept)
 
 
-class StyleAdapter(nn.Module):
+class StyleAdapter(Cue):
     """Statistics of a reference as a vector and a few tokens, all of them 0 where there is none.
 
     Args:
         num_statistics: S.
-        signal_width: of the vector.
+        width: of the vector.
     """
 
-    def __init__(self, settings: Styling, num_statistics: int, signal_width: int) -> None:
+    def __init__(self, settings: Styling, num_statistics: int, width: int) -> None:
         super().__init__()
         self.num_statistics = num_statistics
-        self.num_tokens, width = settings.tokens, settings.width
+        self.num_tokens, self.token_width = settings.tokens, settings.width
+        own = settings.width
         self.read = nn.Sequential(
-            nn.Linear(num_statistics, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
+            nn.Linear(num_statistics, own), nn.SiLU(), nn.Linear(own, own), nn.SiLU()
         )
         # Without a bias, as all that follows: where nothing is known nothing is said.
-        self.vector = zero_init(nn.Linear(width, signal_width, bias=False))
-        self.tokens = nn.Linear(width, settings.tokens * width, bias=False)
+        self.vector = zero_init(nn.Linear(own, width, bias=False))
+        self.spread = nn.Linear(own, settings.tokens * own, bias=False)
 
-    def forward(
+    def signal(
+        self, signal: Float[Tensor, "B D"], condition: Condition
+    ) -> Float[Tensor, "B D"] | None:
+        return self.vector(self._code(condition.style, signal))
+
+    def tokens(
+        self, signal: Float[Tensor, "B D"], condition: Condition
+    ) -> Float[Tensor, "B N E"] | None:
+        return self.spread(self._code(condition.style, signal)).unflatten(1, (self.num_tokens, -1))
+
+    def _code(
         self, style: StyleReference | None, signal: Float[Tensor, "B D"]
-    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B N E"]]:
-        """What is added to the signal, and the tokens."""
+    ) -> Float[Tensor, "B E"]:
         seen = signal.new_zeros(len(signal), self.num_statistics)
         known = signal.new_zeros(len(signal), 1)
         if style is not None:
             seen, known = style.statistics.to(signal), style.known[:, None].to(signal)
-        code = self.read(seen) * known
-        return self.vector(code), self.tokens(code).unflatten(1, (self.num_tokens, -1))
-
-
-class StyleAttention(nn.Module):
-    """What every cell takes from the tokens of a style; nothing from tokens that are 0."""
-
-    def __init__(self, width: int, token_width: int, *, head_dim: int) -> None:
-        super().__init__()
-        self.norm = ChannelNorm(width)
-        self.heads = Heads(width, token_width, head_dim)
-        self.leave = zero_init(nn.Linear(width, width, bias=False))
-
-    def forward(
-        self, x: Float[Tensor, "B D t h w"], tokens: Float[Tensor, "B N E"]
-    ) -> Float[Tensor, "B D t h w"]:
-        q, k, v = self.heads(self.norm(x).flatten(2).transpose(1, 2), tokens)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
-        return self.leave(mixed).transpose(1, 2).reshape(x.shape)
+        return self.read(seen) * known
 
 
 def pair_looks(flow: PyramidFlow, path: PathSample, velocity: Float[Tensor, "B n C t h w"]) -> Pair:

@@ -102,13 +102,6 @@ def pair_rows(
     )
 
 
-def repeat_lookup(lookup: Lookup, count: int) -> Lookup:
-    """Every clip's lookup `count` times in a row."""
-    parts = (lookup.frame, lookup.cell, lookup.later)
-    frame, cell, later = (part.repeat_interleave(count, dim=0) for part in parts)
-    return Lookup(frame=frame, cell=cell, later=later)
-
-
 def read_at(
     fields: Float[Tensor, "B C t h w"],
     frame: Float[Tensor, "B S"] | Tensor,

@@ -137,7 +137,7 @@ def test_without_context_the_network_is_as_ever():
     shapes = {name: weight.shape for name, weight in plain.state_dict().items()}
     assert plain.example(latents(), CODEC, draws()).given is None
     aware = test_hierarchical.generator(**ALWAYS).state_dict()
-    assert set(aware) - set(shapes) == {"unet.given_noise.weight"}
+    assert set(aware) - set(shapes) == {"unet.cues.given.noise.weight"}
     assert [n for n, shape in shapes.items() if aware[n].shape != shape] == [
         "unet.enter.space.weight"
     ]

@@ -78,7 +78,7 @@ def test_no_reference_says_nothing_ever():
     assert not torch.allclose(evaluated(model, reference((True,))), silent, atol=1e-4)
 
 
-@pytest.mark.parametrize("way", ["unet.style.vector", "styles.0.leave"])
+@pytest.mark.parametrize("way", ["cues.style.vector", "cues.style.0.leave"])
 def test_each_way_carries_the_style_alone(way):
     """The vector into every block, and the tokens into the cross-attention."""
     model = styled()
@@ -93,13 +93,21 @@ def test_an_adapter_reads_every_clip_alone():
     torch.manual_seed(0)
     adapter = wake(StyleAdapter(STYLING, S, 16))
     style = reference((True, False, True, True))
-    vector, tokens = adapter(style, torch.zeros(4, 16))
+    vector, tokens = said(adapter, style, 4)
     assert vector.shape == (4, 16)
     assert tokens.shape == (4, 3, 8)
     assert not vector[1].any()
     assert not tokens[1].any()
     one = StyleReference(statistics=style.statistics[2:3], known=style.known[2:3])
-    assert torch.allclose(adapter(one, torch.zeros(1, 16))[0], vector[2:3], atol=1e-6)
+    assert torch.allclose(said(adapter, one, 1)[0], vector[2:3], atol=1e-6)
+
+
+def said(adapter, style, count):
+    told = Condition(
+        text=torch.zeros(count, 1, 4), text_mask=torch.ones(count, 1).bool(), style=style
+    )
+    signal = torch.zeros(count, 16)
+    return adapter.signal(signal, told), adapter.tokens(signal, told)
 
 
 @pytest.mark.parametrize(
