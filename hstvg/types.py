@@ -119,6 +119,16 @@ class Given:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Objects:
+    """What clips are to show where, in the words of a text encoder."""
+
+    layout: Layout
+    """At the frames of the latent."""
+    meaning: Float[Tensor, "B O D"]
+    """Of the labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Condition:
     """All that a generator may know about the clip it is to make."""
 
@@ -133,8 +143,8 @@ class Condition:
     """None where no clip is given frames."""
     style: StyleReference | None = None
     """None where no clip has a reference."""
-    layout: Layout | None = None
-    """At the frames of the latent; None where nobody knows what is to be where."""
+    objects: Objects | None = None
+    """None where nobody knows what is to be where."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +243,9 @@ class Prediction:
     attention: tuple[Pair, ...] = ()
     """Per level that has neighbouring frames: log probability of the cells of a later frame in
     which a cell is looked for, against where it went; [B, looked up, heads, cells]."""
+    grounding: tuple[Pair, ...] = ()
+    """Per level: log probability of the cells of a frame in which an object is looked for, against
+    its box; [B, n, objects, frames, cells]."""
     style: Pair | None = None
     """Statistics of the clean latents that the finest level's velocities point to, [B, n, S], where
     their time is late enough."""
@@ -355,6 +368,7 @@ __all__ = [
     "LatentPyramid",
     "Layout",
     "Metric",
+    "Objects",
     "Pair",
     "PathSample",
     "Posterior",

@@ -17,6 +17,7 @@ from hstvg.generator.cue import Cue, MovingNoise
 from hstvg.generator.generator import Sampling
 from hstvg.generator.guidance import guided
 from hstvg.generator.hst_unet import HSTUNet, Kind
+from hstvg.generator.layout import LayoutCue, Layouts, ToldLayout, pair_boxes
 from hstvg.generator.motion import read_motion
 from hstvg.generator.neighbours import Before
 from hstvg.generator.prefixes import (
@@ -81,6 +82,7 @@ class GeneratorExample:
     alpha: Float[Tensor, "B"] | None = None
     """Per clip: how much of its noise moves with it; None where none does."""
     style: StyleReference | None = None
+    layout: ToldLayout | None = None
     flawed: FlawedClip | None = None
     """What the refiner trains on, if there is one."""
 
@@ -100,6 +102,7 @@ class HierarchicalGenerator(nn.Module):
         prefixes: coarse scales to go on from, which something else writes; None goes on from none.
         tracks: what a correspondence head is asked for; None is no such head.
         style: how clips are made to look as others do; None tells them no style but in words.
+        layout: how they are told where objects are; None tells them in words alone.
         context_frames: latent frames that a clip may be given to begin with.
         context_share: share of clips trained with some of them given.
         context_noise: largest deviation of the noise on those.
@@ -124,6 +127,7 @@ class HierarchicalGenerator(nn.Module):
         prefixes: Prefixes | None = None,
         tracks: Tracks | None = None,
         style: Styling | None = None,
+        layout: Layouts | None = None,
         context_frames: int = 0,
         context_share: float = 0.25,
         context_noise: float = 0.1,
@@ -144,6 +148,7 @@ class HierarchicalGenerator(nn.Module):
         self.written = ladder_of(codec) if prefixes else None
         self.tracks = tracks
         self.styling = style
+        self.layouts = layout
         self.no_text: Tensor
         self.register_buffer("no_text", encode_nothing(text), persistent=False)
         self.unet = HSTUNet(
@@ -176,6 +181,8 @@ class HierarchicalGenerator(nn.Module):
             if self.styling:
                 seen = num_statistics(channels, *schedule.size[1:])
                 cues["style"] = StyleAdapter(self.styling, seen, width)
+            if self.layouts:
+                cues["layout"] = LayoutCue(self.layouts, self.text.width)
         return cues
 
     @torch.no_grad()
@@ -227,6 +234,7 @@ class HierarchicalGenerator(nn.Module):
             given=self.context.draw(z, draws),
             alpha=alpha,
             style=self.styling.draw(batch, draws) if self.styling else None,
+            layout=self.layouts.draw(batch.layout, self.text, draws) if self.layouts else None,
             flawed=flawed,
         )
 
@@ -309,26 +317,34 @@ class HierarchicalGenerator(nn.Module):
         """Guessed beside true velocities, per level; also of given frames, which coarse cells share
         with others, and which a sample has to run through like all others."""
         condition = replace(
-            condition, alpha=example.alpha, style=example.style, given=example.given
+            condition,
+            alpha=example.alpha,
+            style=example.style,
+            given=example.given,
+            objects=example.layout and example.layout.objects(self.text),
         )
-        velocity, motion, rows, trunk = [], [], [], []
+        velocity, motion, rows, boxes, trunk = [], [], [], [], []
         for level, path in enumerate(example.paths):
             count, C = self.draws[level], self.latent_channels
             told = repeat(replace(condition, prefix=example.prefixes[level]), count)
             track = example.tracks[level]
             trunk.append(self.unet.trunk(path.x, path.tau, level, told))
             lookup = None if track is None else repeat(track[0], count)
-            guess, logs = self.unet.head(trunk[-1], lookup)
-            guess, target = (v.unflatten(0, (-1, count)) for v in (guess, path.velocity))
+            said = self.unet.head(trunk[-1], told, lookup)
+            guess, target = (v.unflatten(0, (-1, count)) for v in (said.velocity, path.velocity))
             velocity.append(Pair(guess=guess[:, :, :C], target=target[:, :, :C]))
             trust = example.confidence[level][:, None]
             motion.append(Pair(guess=guess[:, :, C:], target=target[:, :, C:], weight=trust))
-            if track is not None and logs is not None:
-                rows.append(pair_rows(logs, track[1], path.tau, count))
+            if track is not None and said.correspondence is not None:
+                rows.append(pair_rows(said.correspondence, track[1], path.tau, count))
+            if condition.objects is not None and said.grounding is not None:
+                layout, size = condition.objects.layout, path.x.shape[2:]
+                boxes.append(pair_boxes(said.grounding, layout, path.tau, size))
         prediction = Prediction(
             velocity=tuple(velocity),
             motion=tuple(motion),
             attention=tuple(rows),
+            grounding=tuple(boxes),
             style=self._pair_looks(example, velocity[-1]),
             trunk=tuple(trunk),
         )
@@ -506,6 +522,8 @@ def repeat(condition: Record, count: int) -> Record:
     def again(part: Any) -> Any:
         if isinstance(part, Tensor):
             return part.repeat_interleave(count, dim=0)
+        if isinstance(part, tuple):
+            return tuple(row for row in part for _ in range(count))
         return part if part is None else repeat(part, count)
 
     parts = {field.name: again(getattr(condition, field.name)) for field in fields(condition)}

@@ -7,6 +7,7 @@ global cells read the text. One network serves every level of the pyramid and is
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hstvg.generator.cue import Cue, CueAttention
+from hstvg.generator.layout import Grounding
 from hstvg.nn.attention import SpaceTimeAttention, TextAttention
 from hstvg.nn.conv import FactorisedConv, zero_init
 from hstvg.nn.correspondence import CorrespondenceAttention, Lookup
@@ -27,6 +29,17 @@ from hstvg.types import Condition
 
 Kind = Literal["local", "regional", "global"]
 HALVE = Factor(2, 2, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headed:
+    """What a network says of x."""
+
+    velocity: Float[Tensor, "B C t h w"]
+    correspondence: Float[Tensor, "B S A cells"] | None = None
+    """Log probability of where the cells looked up went, as each head sees it."""
+    grounding: Float[Tensor, "B O t cells"] | None = None
+    """Log probability of where each object is."""
 
 
 class HSTUNet(nn.Module):
@@ -69,8 +82,13 @@ class HSTUNet(nn.Module):
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.level = nn.Embedding(num_levels, width)
         self.text = nn.Linear(text_width, width)
-        channels_in = channels + sum(cue.channels for cue in self.cues.values())
-        self.enter = FactorisedConv(channels_in, widths[0], causal=False)
+        self.enter = FactorisedConv(channels, widths[0], causal=False)
+        beside = sum(cue.channels for cue in self.cues.values())
+        self.beside = None
+        if beside:
+            with torch.random.fork_rng(devices=()):  # all else starts as it would without
+                conv = nn.Conv3d(beside, widths[0], (1, 3, 3), padding=(0, 1, 1), bias=False)
+                self.beside = zero_init(conv)
         told = {name: cue.token_width for name, cue in self.cues.items() if cue.token_width}
 
         def level(i: int) -> Level:
@@ -98,6 +116,10 @@ class HSTUNet(nn.Module):
         self.correspondence = None
         if correspondence:
             self.correspondence = CorrespondenceAttention(widths[0], head_dim=head_dim)
+        self.grounding = None
+        if "layout" in told:
+            with torch.random.fork_rng(devices=()):
+                self.grounding = Grounding(widths[0], told["layout"], head_dim=head_dim)
 
     def forward(
         self,
@@ -106,7 +128,7 @@ class HSTUNet(nn.Module):
         level: int,
         condition: Condition,
     ) -> Float[Tensor, "B C t h w"]:
-        return self.head(self.trunk(x, tau, level, condition))[0]
+        return self.head(self.trunk(x, tau, level, condition), condition).velocity
 
     def trunk(
         self,
@@ -118,8 +140,11 @@ class HSTUNet(nn.Module):
         """What appearance and motion are both read from."""
         signal = self._signal(tau, level, condition)
         tokens = {name: cue.tokens(signal, condition) for name, cue in self.cues.items()}
-        x = torch.cat([x, *(cue.beside(x, condition) for cue in self.cues.values())], dim=1)
-        x = self.enter(x.to(self.enter.space.weight.dtype))
+        known = [cue.beside(x, condition) for cue in self.cues.values()]
+        dtype = self.enter.space.weight.dtype
+        x = self.enter(x.to(dtype))
+        if self.beside is not None:
+            x = x + self.beside(torch.cat(known, dim=1).to(dtype))
         skips = []
         for block, shrink in zip(self.down, self.shrink, strict=True):
             x = self._through(block, x, signal, condition, tokens)
@@ -139,13 +164,17 @@ class HSTUNet(nn.Module):
         return block(x, *told)
 
     def head(
-        self, x: Float[Tensor, "B D t h w"], lookup: Lookup | None = None
-    ) -> tuple[Float[Tensor, "B C t h w"], Float[Tensor, "B S A cells"] | None]:
-        """The velocity and, of the cells looked up, the log probability of where they went."""
-        rows = None
+        self, x: Float[Tensor, "B D t h w"], condition: Condition, lookup: Lookup | None = None
+    ) -> Headed:
+        """What is read from the trunk."""
+        rows = boxes = None
         if self.correspondence is not None:
             x, rows = self.correspondence(x, lookup)
-        return self.leave(F.silu(self.norm(x))), rows
+        if self.grounding is not None:
+            x, boxes = self.grounding(x, self.cues["layout"].tokens(x.flatten(1), condition))
+        return Headed(
+            velocity=self.leave(F.silu(self.norm(x))), correspondence=rows, grounding=boxes
+        )
 
     def _signal(
         self, tau: Float[Tensor, "B"], level: int, condition: Condition
@@ -194,7 +223,7 @@ class Level(nn.Module):
         self.texts = nn.ModuleList(
             TextAttention(width, text_width, head_dim=head_dim) for _ in range(count)
         )
-        with torch.random.fork_rng(devices=()):  # all others start as they would without them
+        with torch.random.fork_rng(devices=()):
             self.cues: Any = nn.ModuleDict(
                 {
                     name: nn.ModuleList(
@@ -215,8 +244,10 @@ class Level(nn.Module):
             x = conv(x, signal)
             if self.attends:
                 x = self.selves[i](x)
-                read = [each[i](x, tokens[name]) for name, each in self.cues.items()]
-                x = sum(read, self.texts[i](x, condition.text, condition.text_mask))
+                told = self.texts[i](x, condition.text, condition.text_mask)
+                for name, attentions in self.cues.items():
+                    told = told + attentions[i](x, tokens[name])
+                x = told
         return x
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hstvg.generator.context import begun
 from hstvg.generator.generator import Sampling
 from hstvg.generator.hierarchical import GeneratorExample, HierarchicalGenerator
+from hstvg.generator.layout import Layouts
 from hstvg.generator.next_scale import NextScaleExample, NextScaleGenerator
 from hstvg.generator.prefixes import Prefixes
 from hstvg.generator.refining import Refining
@@ -55,7 +56,7 @@ class JointGenerator(nn.Module):
         transformer: arguments of NextScaleGenerator, but for those above.
         denoiser: arguments of HierarchicalGenerator, but for those above and below.
         prefixes: what the denoiser is trained to go on from.
-        noise, refiner, tracks, style: as of HierarchicalGenerator.
+        noise, refiner, tracks, style, layout: as of HierarchicalGenerator.
         context_frames, context_share, context_noise: as of both, each of which draws for itself.
     """
 
@@ -73,6 +74,7 @@ class JointGenerator(nn.Module):
         refiner: Refining | None = None,
         tracks: Tracks | None = None,
         style: Styling | None = None,
+        layout: Layouts | None = None,
         context_frames: int = 0,
         context_share: float = 0.25,
         context_noise: float = 0.1,
@@ -88,7 +90,13 @@ class JointGenerator(nn.Module):
             "context_share": context_share,
             "context_noise": context_noise,
         }
-        extras = {"noise": noise, "refiner": refiner, "tracks": tracks, "style": style}
+        extras = {
+            "noise": noise,
+            "refiner": refiner,
+            "tracks": tracks,
+            "style": style,
+            "layout": layout,
+        }
         self.transformer = NextScaleGenerator(**shared, **transformer)
         self.denoiser = HierarchicalGenerator(
             **shared, **denoiser, **extras, prefixes=prefixes or Prefixes()
