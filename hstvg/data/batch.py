@@ -9,7 +9,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hstvg.nn.haar_bank import style_statistics
-from hstvg.types import LatentBatch, StyleReference, VideoBatch
+from hstvg.scene.layout import LABELS
+from hstvg.types import LatentBatch, Layout, StyleReference, VideoBatch
 
 
 def to_batch(arrays: Mapping[str, np.ndarray], fps: float, device: torch.device) -> VideoBatch:
@@ -23,6 +24,7 @@ def to_batch(arrays: Mapping[str, np.ndarray], fps: float, device: torch.device)
         keys=_texts(arrays["key"]),
         motion=_optional(arrays, "motion", device),
         motion_confidence=_optional(arrays, "motion_confidence", device),
+        layout=_layout(arrays, device),
     )
 
 
@@ -44,6 +46,7 @@ def to_latent_batch(arrays: Mapping[str, np.ndarray], device: torch.device) -> L
         text=text,
         text_mask=mask,
         style=_style(arrays, device),
+        layout=_layout(arrays, device),
     )
 
 
@@ -58,6 +61,17 @@ def _style(arrays: Mapping[str, np.ndarray], device: torch.device) -> StyleRefer
     known = torch.from_numpy(np.array(arrays["has_reference"])).to(device)
     return StyleReference(
         statistics=style_statistics(_floats(arrays["reference"], device)), known=known
+    )
+
+
+def _layout(arrays: Mapping[str, np.ndarray], device: torch.device) -> Layout | None:
+    if "boxes" not in arrays:
+        return None
+    numbers = np.asarray(arrays["labels"], dtype=np.int64)
+    return Layout(
+        boxes=_floats(arrays["boxes"], device),
+        present=torch.from_numpy(numbers >= 0).to(device),
+        labels=tuple(tuple(LABELS[n] if n >= 0 else "" for n in clip) for clip in numbers.tolist()),
     )
 
 

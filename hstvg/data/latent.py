@@ -49,6 +49,10 @@ class LatentLayout:
             "motion_confidence": (self.windows, 1, *self.size),
         }
 
+    def window_at(self, share: float) -> int:
+        """Number of the window that stands at `share`, 0 to 1, of a member."""
+        return min(int(share * self.windows), self.windows - 1)
+
     @property
     def latent_bytes(self) -> int:
         """Of the latent of one window."""
@@ -86,13 +90,18 @@ def read_windows(
             duration_s=duration_s,
             scene=scene,
             window=window,
-            start=(k + 0.5) / count,
+            start=start_of(k, count),
             motion=True,
             decoder="pyav",
         )
         for k in range(count)
     ]
     return {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
+
+
+def start_of(k: int, count: int) -> float:
+    """Where window k of `count` lies among its possible starts, 0 to 1."""
+    return (k + 0.5) / count
 
 
 def read_member(member: bytes, layout: LatentLayout, share: float) -> dict[str, np.ndarray]:
@@ -110,7 +119,7 @@ def read_member(member: bytes, layout: LatentLayout, share: float) -> dict[str, 
         ValueError: the member does not hold what the layout says.
     """
     tensors = _checked(member, layout)
-    k = min(int(share * layout.windows), layout.windows - 1)
+    k = layout.window_at(share)
     arrays = {name: tensors[name][k] for name in layout.shapes}
     if layout.text_width:
         text = tensors["text"]

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from hstvg.data.decode import decode_window
 from hstvg.data.optical_flow import estimate_flow, pool_flow
 from hstvg.data.shapes import render
+from hstvg.scene.layout import places
 from hstvg.scene.syntax import Scene
 
 MOTION_STRIDE = 4
@@ -31,6 +34,14 @@ class Window:
     def num_pixels(self) -> int:
         """Of all frames."""
         return self.num_frames * self.height * self.width
+
+    def start_s(self, duration_s: float, start: float) -> float:
+        """Where it begins in a clip, of which it shows the last frame at most.
+
+        Args:
+            start: its place among the possible ones, 0 to 1.
+        """
+        return start * max(duration_s - self.duration_s, 0.0)
 
 
 def read_clip(
@@ -58,7 +69,7 @@ def read_clip(
     Raises:
         ValueError: a member is damaged.
     """
-    start_s = start * max(duration_s - window.duration_s, 0.0)
+    start_s = window.start_s(duration_s, start)
     size = {"height": window.height, "width": window.width}
     span = {"start_s": start_s, "num_frames": window.num_frames, "fps": window.fps}
     pixels = decode_window(video, **span, **size, decoder=decoder)
@@ -77,3 +88,40 @@ def read_clip(
         "motion": pooled.transpose(1, 0, 2, 3).astype(np.float16),
         "motion_confidence": trust.transpose(1, 0, 2, 3).astype(np.float16),
     }
+
+
+def read_layout(
+    facts: Mapping[str, object],
+    *,
+    duration_s: float,
+    window: Window,
+    start: float,
+    moments: Float[np.ndarray, "t"],
+) -> dict[str, np.ndarray]:
+    """What a window of a sample shows where.
+
+    Args:
+        facts: its JSON member; without a scene of the shape world nothing is known to be anywhere.
+        start: as that of `read_clip`.
+        moments: of the window, in frames.
+
+    Returns:
+        boxes, float32 O t 4, and labels, int8 O, of `hstvg.scene.layout.Places`.
+
+    Raises:
+        ValueError: the scene is damaged.
+    """
+    scene, shown = facts.get("scene"), window.width / window.height
+    found = places(
+        Scene.model_validate(scene) if scene else None,
+        window.start_s(duration_s, start) + moments / window.fps,
+        aspect=_aspect(facts) or shown,
+        shown=shown,
+    )
+    return {"boxes": found.boxes, "labels": found.labels}
+
+
+def _aspect(facts: Mapping[str, Any]) -> float | None:
+    """Width over height of the whole frame, if its JSON member says so."""
+    known = "width" in facts and "height" in facts
+    return float(facts["width"]) / float(facts["height"]) if known else None

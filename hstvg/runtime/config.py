@@ -75,6 +75,9 @@ class DataFacts:
     style: bool = False
     """Whether half of the clips come with another one of their style, which their captions then do
     not name; for latents alone."""
+    layout: bool = False
+    """Whether clips come with what their scenes show where; of footage without a scene nothing is
+    known."""
     decoder: str = "pyav"
     """pyav, or torchcodec where it is installed."""
     block_mb: float = 96.0

@@ -23,7 +23,7 @@ from hstvg.generate.bundle import load_model
 from hstvg.runtime.errors import CommandError
 from hstvg.runtime.index import DatasetIndex, read_index
 from hstvg.runtime.ingest import DATASET, Made, Summary, finished, grow, shard_facts, shards_there
-from hstvg.runtime.latents import Lineage, identity_of, lineage_of
+from hstvg.runtime.latents import identity_of, lineage_of
 from hstvg.runtime.lineage import file_hash
 from hstvg.runtime.reader import DAMAGE, read_sample
 from hstvg.runtime.shard import Sample, write_shard
@@ -74,7 +74,7 @@ def encode(source: LatentSource, out: Path, num_cpus: int | None = None) -> Summ
         with encoders(source, lineage.weights, len(shards)) as crew, plain_errors():
             job = EncodeJob(
                 source=source,
-                window=_window(lineage),
+                window=lineage.window,
                 table=index.table,
                 folder=folder / DATASET,
                 names=tuple(shards),
@@ -351,12 +351,3 @@ def _results(
             rejected.append({"source": clip.row["key"], "reason": reason})
         else:
             yield clip, tensors
-
-
-def _window(lineage: Lineage) -> Window:
-    return Window(
-        num_frames=lineage.num_frames,
-        fps=lineage.fps,
-        height=lineage.height,
-        width=lineage.width,
-    )

@@ -12,7 +12,9 @@ from hstvg.paths.draws import Draws
 from hstvg.runtime.assemble import build_objective, build_stage
 from hstvg.runtime.config import build
 from hstvg.runtime.latents import read_lineage
-from hstvg.types import LatentBatch, VideoBatch
+from hstvg.scene.layout import LABELS
+from hstvg.scene.syntax import MAX_OBJECTS
+from hstvg.types import LatentBatch, Layout, VideoBatch
 
 PEAK_FLOPS = {
     "H200": 989e12,
@@ -103,12 +105,12 @@ def _count(config: Mapping[str, Any], stage: Any) -> float:
     device = torch.device("meta")
     names = ("num_frames", "fps", "height", "width")
     window = Window(**{name: config["data"][name] for name in names})
-    count = config["run"]["micro_batch"]
+    count, layout = config["run"]["micro_batch"], config["data"]["layout"]
     lineage = read_lineage(config["data"]["path"]) if config["generator"] else None
     if lineage is None:
-        batch = fake_batch(window, count, device)
+        batch = fake_batch(window, count, device, layout=layout)
     else:  # encoding is no part of the step
-        batch = fake_latents(lineage.layout, count, device)
+        batch = fake_latents(lineage.layout, count, device, layout=layout)
     with FlopCounterMode(display=False) as counter:
         prediction = stage(stage.example(batch, Draws(0, batch.positions.tolist(), device)))
         loss, _ = build_objective(config)(prediction, batch)
@@ -116,8 +118,10 @@ def _count(config: Mapping[str, Any], stage: Any) -> float:
     return float(counter.get_total_flops())
 
 
-def fake_batch(window: Window, count: int, device: torch.device) -> VideoBatch:
-    """A batch of the right shape."""
+def fake_batch(
+    window: Window, count: int, device: torch.device, *, layout: bool = False
+) -> VideoBatch:
+    """A batch of the right shape, with a layout if wanted."""
     T, H, W = window.num_frames, window.height, window.width
     grid = (T, H // MOTION_STRIDE, W // MOTION_STRIDE)
     return VideoBatch(
@@ -128,14 +132,17 @@ def fake_batch(window: Window, count: int, device: torch.device) -> VideoBatch:
         keys=("",) * count,
         motion=torch.empty(count, 2, *grid, device=device),
         motion_confidence=torch.empty(count, 1, *grid, device=device),
+        layout=_fake_layout(count, T, device) if layout else None,
     )
 
 
-def fake_latents(layout: LatentLayout, count: int, device: torch.device) -> LatentBatch:
+def fake_latents(
+    member: LatentLayout, count: int, device: torch.device, *, layout: bool = False
+) -> LatentBatch:
     """`fake_batch` of a data set of latents."""
-    text = (count, layout.text_tokens, layout.text_width)
+    text = (count, member.text_tokens, member.text_width)
     arrays = {
-        name: torch.empty(count, *shape[1:], device=device) for name, shape in layout.shapes.items()
+        name: torch.empty(count, *shape[1:], device=device) for name, shape in member.shapes.items()
     }
     return LatentBatch(
         latent=arrays["latent"],
@@ -144,10 +151,19 @@ def fake_latents(layout: LatentLayout, count: int, device: torch.device) -> Late
         captions=(CAPTION,) * count,
         positions=torch.arange(count),
         keys=("",) * count,
-        text=torch.empty(text, device=device) if layout.text_width else None,
+        text=torch.empty(text, device=device) if member.text_width else None,
         text_mask=torch.ones(text[:2], dtype=torch.bool, device=device)
-        if layout.text_width
+        if member.text_width
         else None,
+        layout=_fake_layout(count, member.size[0], device) if layout else None,
+    )
+
+
+def _fake_layout(count: int, frames: int, device: torch.device) -> Layout:
+    return Layout(
+        boxes=torch.empty(count, MAX_OBJECTS, frames, 4, device=device),
+        present=torch.ones(count, MAX_OBJECTS, dtype=torch.bool, device=device),
+        labels=((LABELS[0],) * MAX_OBJECTS,) * count,
     )
 
 

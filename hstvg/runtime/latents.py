@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hstvg.data.latent import DTYPES, LatentLayout
+from hstvg.data.sample import Window
 from hstvg.generate.bundle import assemble
 from hstvg.runtime.errors import ConfigError
 from hstvg.runtime.index import DatasetIndex
@@ -79,6 +80,13 @@ class Lineage:
             dtype=self.dtype,
             text_width=self.text.width if self.text else 0,
             text_tokens=self.text.longest if self.text else 0,
+        )
+
+    @property
+    def window(self) -> Window:
+        """Of a clip, that a latent was made of."""
+        return Window(
+            num_frames=self.num_frames, fps=self.fps, height=self.height, width=self.width
         )
 
     def record(self) -> dict[str, Any]:

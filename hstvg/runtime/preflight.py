@@ -46,7 +46,7 @@ def check(config: Mapping[str, Any]) -> None:
     with device:
         stage = build_stage(config, build(config["tokenizer"]) if config["generator"] else None)
     for text, window in zip(data.buckets, bucket_windows(data), strict=False):
-        batch = fake_batch(window, 1, device)
+        batch = fake_batch(window, 1, device, layout=data.layout)
         try:
             stage(stage.example(batch, Draws(0, [0], device)))
         except (ValueError, RuntimeError) as error:

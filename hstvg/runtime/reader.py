@@ -9,17 +9,19 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 
-from hstvg.data.latent import LatentLayout, read_member
-from hstvg.data.sample import Window, read_clip
+from hstvg.data.latent import LatentLayout, read_member, start_of
+from hstvg.data.sample import Window, read_clip, read_layout
 from hstvg.runtime.errors import CommandError
 from hstvg.runtime.storage import join, read_range
 from hstvg.scene.grammar import without_style
+from hstvg.scene.layout import middles
+from hstvg.scene.syntax import MAX_OBJECTS
 
 REFERENCE = [
     "shard",
@@ -54,8 +56,10 @@ Row = Mapping[str, Any]
 class Opener(Protocol):
     """Turns the members of one sample into named arrays, of one shape per window."""
 
-    needs_facts: ClassVar[bool]
-    """Whether it looks at the JSON member, which is not read otherwise."""
+    @property
+    def needs_facts(self) -> bool:
+        """Whether it looks at the JSON member, which is not read otherwise."""
+        ...
 
     def clip_bytes(self, window: int) -> int:
         """Of the arrays of one clip that is shown through a window."""
@@ -71,14 +75,19 @@ class VideoOpener:
     Args:
         windows: `window` of a row is a number of these.
         motion: whether to find the motion as well.
+        layout: whether to say what the scene shows where as well.
         decoder: "pyav" or "torchcodec".
     """
 
     windows: Sequence[Window]
     seed: int
     motion: bool
+    layout: bool = False
     decoder: str = "pyav"
-    needs_facts: ClassVar[bool] = True
+
+    @property
+    def needs_facts(self) -> bool:
+        return True
 
     def clip_bytes(self, window: int) -> int:
         return 3 * self.windows[window].num_pixels
@@ -86,15 +95,18 @@ class VideoOpener:
     def __call__(self, row: Row, member: bytes, facts: Row) -> dict[str, np.ndarray]:
         # Where the window lies belongs to the position, as all randomness of a clip does.
         start = np.random.default_rng((self.seed, row["position"])).random()
-        return read_clip(
+        window = self.windows[row["window"]]
+        place = {"duration_s": row["num_frames"] / row["fps"], "window": window, "start": start}
+        clip = read_clip(
             member,
-            duration_s=row["num_frames"] / row["fps"],
             scene=facts.get("scene"),
-            window=self.windows[row["window"]],
-            start=start,
             motion=self.motion,
             decoder=self.decoder,
+            **place,
         )
+        if not self.layout:
+            return clip
+        return clip | read_layout(facts, moments=np.arange(float(window.num_frames)), **place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,19 +115,43 @@ class LatentOpener:
 
     Args:
         partners: whether the latent of another clip comes with each.
+        shown: window of a clip that every latent was made of, to say what the scene shows where in
+            it; None where nobody asked for that.
     """
 
     layout: LatentLayout
     seed: int
     partners: bool = False
-    needs_facts: ClassVar[bool] = False
+    shown: Window | None = None
+
+    @property
+    def needs_facts(self) -> bool:
+        return self.shown is not None
 
     def clip_bytes(self, window: int) -> int:
-        return self.layout.clip_bytes + self.partners * self.layout.latent_bytes
+        boxes = MAX_OBJECTS * (16 * self.layout.size[0] + 1)
+        partner = self.partners * self.layout.latent_bytes
+        return self.layout.clip_bytes + partner + self.needs_facts * boxes
 
     def __call__(self, row: Row, member: bytes, facts: Row) -> dict[str, np.ndarray]:
-        share = np.random.default_rng((self.seed, row["position"])).random()
-        return read_member(member, self.layout, share)
+        share = self._share(row)
+        arrays = read_member(member, self.layout, share)
+        if self.shown is None:
+            return arrays
+        return arrays | read_layout(
+            facts,
+            duration_s=row["num_frames"] / row["fps"],
+            window=self.shown,
+            start=start_of(self.layout.window_at(share), self.layout.windows),
+            moments=middles(self.shown.num_frames, self.layout.size[0]),
+        )
+
+    def latent(self, row: Row, member: bytes) -> np.ndarray:
+        """Of a clip of which nothing else is wanted."""
+        return read_member(member, self.layout, self._share(row))["latent"]
+
+    def _share(self, row: Row) -> float:
+        return np.random.default_rng((self.seed, row["position"])).random()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,8 +214,10 @@ class Reader:
         """The latent of a row's partner; None if it has none, or one that is damaged."""
         if row["partner"] is None:
             return None
+        assert isinstance(self.opener, LatentOpener)
         try:
-            return self.read({**row["partner"], "position": row["position"]})["latent"]
+            member, _ = read_sample(self.root, row["partner"], facts=False)
+            return self.opener.latent(row, member)
         except DAMAGE:
             return None
 

@@ -135,8 +135,19 @@ def _opener(
     run: RunFacts, data: DataFacts, windows: Sequence[Window], lineage: Lineage | None
 ) -> Opener:
     if lineage is not None:
-        return LatentOpener(layout=lineage.layout, seed=run.seed, partners=data.style)
-    return VideoOpener(windows=windows, seed=run.seed, motion=data.motion, decoder=data.decoder)
+        return LatentOpener(
+            layout=lineage.layout,
+            seed=run.seed,
+            partners=data.style,
+            shown=lineage.window if data.layout else None,
+        )
+    return VideoOpener(
+        windows=windows,
+        seed=run.seed,
+        motion=data.motion,
+        layout=data.layout,
+        decoder=data.decoder,
+    )
 
 
 def window_of(data: DataFacts) -> Window:

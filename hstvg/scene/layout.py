@@ -31,13 +31,21 @@ class Places:
     """Numbers in LABELS; NOTHING where there is no object."""
 
 
-def places(scene: Scene | None, times_s: Float[np.ndarray, "t"], *, aspect: float = 1.0) -> Places:
+def places(
+    scene: Scene | None,
+    times_s: Float[np.ndarray, "t"],
+    *,
+    aspect: float = 1.0,
+    shown: float | None = None,
+) -> Places:
     """Where the objects of a scene are at moments of it; nothing anywhere if there is none.
 
     Args:
         times_s: seconds after its beginning; after `scene.duration_s` everything stands still.
         aspect: width over height of the frame. Shapes keep their proportions in it: they fill the
             shorter side of the boxes of their keyframes.
+        shown: the same of the screen, which shows as much of the middle of the frame as fits; None
+            shows all of it.
     """
     boxes = np.zeros((MAX_OBJECTS, len(times_s), 4), np.float32)
     labels = np.full(MAX_OBJECTS, NOTHING, np.int8)
@@ -45,11 +53,13 @@ def places(scene: Scene | None, times_s: Float[np.ndarray, "t"], *, aspect: floa
         return Places(boxes=boxes, labels=labels)
     times = np.minimum(times_s, scene.duration_s)
     camera = pan(scene, times)
-    size = np.array([aspect, 1.0])
+    size, wider = np.array([aspect, 1.0]), (shown or aspect) / aspect
+    seen = np.array([min(wider, 1.0), min(1.0 / wider, 1.0)])
     for n, thing in enumerate(sorted(scene.objects, key=lambda thing: thing.z_order)):
         centre, radius = track(thing, times / scene.duration_s, size)
         centre -= camera
-        reach = radius[:, None] / size
+        centre = (centre - 0.5) / seen + 0.5
+        reach = radius[:, None] / size / seen
         boxes[n] = np.concatenate([centre - reach, centre + reach], axis=1)
         labels[n] = LABELS.index(f"{thing.colour} {thing.shape}")
     return Places(boxes=boxes, labels=labels)

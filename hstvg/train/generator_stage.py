@@ -10,6 +10,7 @@ from hstvg.generator.generator import Generator
 from hstvg.generator.motion import motion_channels
 from hstvg.paths.draws import Draws
 from hstvg.scales import Scale
+from hstvg.scene.raster import in_latent_frames
 from hstvg.tokenizer.scale_tokenizer import ScaleTokenizer
 from hstvg.types import Condition, LatentBatch, Prediction, TrainingBatch, VideoBatch
 
@@ -48,12 +49,13 @@ class GeneratorStage(nn.Module):
 
 @torch.no_grad()
 def encode_batch(tokenizer: ScaleTokenizer, batch: VideoBatch) -> LatentBatch:
-    """The latents of clips and, where there is motion, its channels: what a generator trains on."""
+    """The latents of clips and what is known of them, on their grid: what a generator trains on."""
     z = tokenizer.encode(batch.pixels)
     motion = confidence = None
     if batch.motion is not None and batch.motion_confidence is not None:
         size = Scale(*z.shape[2:])
         motion, confidence = motion_channels(batch.motion, batch.motion_confidence, size)
+    layout = batch.layout and in_latent_frames(batch.layout, z.shape[2])
     return LatentBatch(
         latent=z,
         motion=motion,
@@ -61,4 +63,5 @@ def encode_batch(tokenizer: ScaleTokenizer, batch: VideoBatch) -> LatentBatch:
         captions=batch.captions,
         positions=batch.positions,
         keys=batch.keys,
+        layout=layout,
     )

@@ -30,6 +30,7 @@ from hstvg.runtime.source_latents import LatentSource
 from hstvg.runtime.stream import WorkerStream, open_feed, ray_dataset
 from hstvg.runtime.track_jsonl import read_metrics
 from hstvg.runtime.verify import verify
+from hstvg.train.generator_stage import encode_batch
 
 pytestmark = pytest.mark.ray
 
@@ -335,11 +336,10 @@ def test_what_needs_pixels_is_refused(latents, shapes_dataset, tokenizer, compos
 # ---- the stream -------------------------------------------------------------------------------
 
 
-def stream_of(path: Path, shard=None) -> WorkerStream:
+def stream_of(path: Path, shard=None, **asked) -> WorkerStream:
     run = RunFacts(name="x", steps=6, global_batch=8, micro_batch=4)
-    data = DataFacts(
-        path=str(path), num_frames=16, fps=8.0, height=16, width=16, motion=True, block_mb=0.1
-    )
+    window = {"num_frames": 16, "fps": 8.0, "height": 16, "width": 16}
+    data = DataFacts(path=str(path), motion=True, block_mb=0.1, **window, **asked)
     return WorkerStream(
         feed=open_feed(run, data),
         run=run,
@@ -384,6 +384,18 @@ def test_latents_come_in_the_order_of_their_videos(latents, shapes_dataset):
         for path in (latents, shapes_dataset)
     )
     assert first == second
+
+
+def test_layouts_of_latents_are_those_of_their_videos(latents, shapes_dataset, tokenizer):
+    model = load_model(tokenizer / "export")
+    streams = [stream_of(path, layout=True).train(0) for path in (latents, shapes_dataset)]
+    for before, video in islice(zip(*streams, strict=True), 4):
+        now = encode_batch(model.tokenizer, video)
+        assert torch.allclose(now.latent, before.latent, atol=1e-5)
+        assert torch.allclose(now.layout.boxes, before.layout.boxes, atol=1e-5)
+        assert now.layout.labels == before.layout.labels
+        assert torch.equal(now.layout.present, before.layout.present)
+        assert now.layout.present[:, 0].all()
 
 
 def test_a_window_belongs_to_the_position(ray_cluster, shapes_dataset, latents, tmp_path):
