@@ -5,8 +5,23 @@ It reads the picture in four steps: the dark background, a soft mask per object,
 proportions (shape), and the path of its centre (motion). Motion is judged in the world: the pan
 that the caption commands is added back to what moves on screen.
 
-Limits   objects of one colour in one caption share a mask; objects of captions in a style other
-         than plain are skipped, because most styles change colours or outlines.
+Styles   clips whose caption names a style are first made plain again, as far as that can be done
+         (`hstvg.metrics.restoration`). Plain ones are read as they are.
+Limits   objects of one colour in one caption share a mask; several objects in blur style are
+         skipped, because their rims mix.
+
+Share of objects of real clips that are read right, colour / shape / motion, of 40 to 75 clips per
+style (scenes 150000 and 170000 onwards, after H.264, 8 fps):
+
+               1 object, 32x32   1 object, 64x64   1 to 3, 32x32    1 to 3, 64x64
+    plain      1.00 1.00 1.00    1.00 1.00 1.00    1.00 0.97 1.00   1.00 0.99 1.00
+    stripes    1.00 1.00 1.00    1.00 1.00 1.00    1.00 0.88 1.00   1.00 0.95 1.00
+    blur       1.00 0.99 1.00    1.00 1.00 1.00    skipped if several: shape 0.80 and 0.83
+    posterise  1.00 1.00 1.00    1.00 1.00 1.00    1.00 0.94 1.00   1.00 0.98 1.00
+    noise      1.00 0.96 1.00    1.00 0.93 1.00    1.00 0.91 1.00   1.00 0.95 1.00
+    invert     1.00 1.00 1.00    1.00 1.00 1.00    1.00 0.96 0.99   1.00 0.96 1.00
+    warm       1.00 1.00 1.00    1.00 1.00 1.00    1.00 0.92 0.99   1.00 0.92 1.00
+    cool       1.00 1.00 1.00    1.00 1.00 1.00    1.00 0.95 1.00   1.00 0.96 1.00
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +32,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from hstvg.metrics.interval import wilson
+from hstvg.metrics.restoration import restore
 from hstvg.scene.grammar import (
     CAMERA_SPEED,
     CAMERAS,
@@ -111,14 +127,14 @@ class ControlAccuracy:
 def judge_clip(
     frames: UInt8[np.ndarray, "T H W 3"], caption: Caption, *, fps: float = 8.0
 ) -> tuple[Verdict, ...]:
-    """One verdict per object of the caption; none when its style is not plain."""
+    """One verdict per object of the caption; none of several objects in blur style."""
     pan = CAMERA_SPEED * np.array(CAMERAS[caption.camera])
     return tuple(
         _judge(thing, colour, mask, pan, fps)
         for thing, (colour, mask) in zip(
             caption.objects,
             find_objects(frames, caption),
-            strict=False,  # none in other styles
+            strict=False,  # none where they cannot be told apart
         )
     )
 
@@ -128,10 +144,10 @@ Seen = tuple[str | None, np.ndarray | None]
 
 
 def find_objects(frames: UInt8[np.ndarray, "T H W 3"], caption: Caption) -> list[Seen]:
-    """What was found of each object of a caption; nothing when its style is not plain."""
-    if caption.style != "plain":
+    """What was found of each object of a caption; nothing of several objects in blur style."""
+    if caption.style == "blur" and len(caption.objects) > 1:
         return []
-    image = frames.astype(np.float32)
+    image = restore(frames, caption.style)
     dark = np.median(image, axis=(0, 1, 2))
     return _match(_find(image, dark, len(caption.objects)), caption.objects)
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -5,7 +7,7 @@ from hstvg.data.decode import decode_window
 from hstvg.data.shapes import render, sample_scene
 from hstvg.data.video import encode_video
 from hstvg.metrics.control import CHANCE, ControlAccuracy, judge_clip
-from hstvg.scene.grammar import COLOURS, read_caption, write_caption
+from hstvg.scene.grammar import COLOURS, STYLES, read_caption, write_caption
 from hstvg.types import Metric
 
 SIZE = {"num_frames": 16, "fps": 8.0, "height": 32, "width": 32}
@@ -83,10 +85,33 @@ def test_a_wrong_colour_is_wrong_and_not_missing(colour):
     assert verdict.is_right("motion")
 
 
-def test_styled_captions_are_skipped(single):
-    clips, _ = single
-    caption = read_caption("a red circle moves right, in warm style")
-    assert judge_clip(clips[0], caption) == ()
+def in_style(style, seeds, **kinds):
+    scenes = [sample_scene(seed, **kinds).model_copy(update={"style": style}) for seed in seeds]
+    videos = [encode_video(render(scene, **SIZE).pixels, 8.0) for scene in scenes]
+    clips = [decode_window(video, start_s=0.0, **SIZE) for video in videos]
+    return clips, [write_caption(scene) for scene in scenes]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_content_is_read_in_every_style(style):
+    found = measure(*in_style(style, range(40), max_shapes=1))
+    assert found["colour"] >= 0.92
+    assert found["shape"] >= 0.88
+    assert found["motion"] >= 0.97
+
+
+def test_several_blurred_objects_are_skipped():
+    two = read_caption("a red circle moves right and a blue square moves up, in blur style")
+    (clip,), _ = in_style("blur", [0])
+    assert judge_clip(clip, two) == ()
+    assert len(judge_clip(clip, replace(two, style="plain"))) == 2
+
+
+def test_a_tint_is_taken_back_before_colours_are_judged():
+    frames = np.full((4, 32, 32, 3), (57, 34, 9), np.uint8)
+    frames[:, 10:20, 10:20] = (255, 196, 102)  # white, in warm style
+    seen = judge_clip(frames, read_caption("a white square moves still, in warm style"))
+    assert [seen[0].colour, seen[0].shape, seen[0].motion] == ["white", "square", "still"]
 
 
 def test_merging_equals_the_union(single):
