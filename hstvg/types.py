@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hstvg.scales import Rung, ScaleSchedule
+from hstvg.scales import Rung, Scale, ScaleSchedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +129,29 @@ class Objects:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeyValues:
+    """Tokens as one layer of attention reads them: keys, rotated, and values of A heads."""
+
+    keys: Float[Tensor, "B A M d"]
+    values: Float[Tensor, "B A M d"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recalled:
+    """What a denoiser has read of the blocks before the one that it writes."""
+
+    layers: tuple[KeyValues, ...]
+    """Of each of its layers that read them: a summary of every block, oldest first, then the pages
+    of the last one and the cells of its end."""
+    size: Scale
+    """Of the latent of a block."""
+    known: Bool[Tensor, "B S"]
+    """False at blocks that a clip has not."""
+    noise: Float[Tensor, "B"]
+    """Deviation of the noise on them, as far as is known; 0 where a clip has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Condition:
     """All that a generator may know about the clip it is to make."""
 
@@ -145,6 +168,8 @@ class Condition:
     """None where no clip has a reference."""
     objects: Objects | None = None
     """None where nobody knows what is to be where."""
+    history: Recalled | None = None
+    """None where no block is before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,6 +389,7 @@ __all__ = [
     "Estimate",
     "GaugedTerm",
     "Given",
+    "KeyValues",
     "LatentBatch",
     "LatentPyramid",
     "Layout",
@@ -374,6 +400,7 @@ __all__ = [
     "Posterior",
     "Prediction",
     "Prefix",
+    "Recalled",
     "Split",
     "StyleReference",
     "Term",
