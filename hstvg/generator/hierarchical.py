@@ -5,7 +5,7 @@ one trunk learns both (proposal, motion modelling; reading of arXiv 2502.02492).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -14,33 +14,27 @@ from torch import Tensor, nn
 
 from hstvg.generator.context import Context, GivenCue, begun
 from hstvg.generator.cue import Cue, MovingNoise
+from hstvg.generator.examples import Examples, GeneratorExample
 from hstvg.generator.generator import Sampling
 from hstvg.generator.guidance import guided
-from hstvg.generator.hst_unet import HSTUNet, Kind
-from hstvg.generator.layout import LayoutCue, Layouts, ToldLayout, pair_boxes
-from hstvg.generator.motion import read_motion
+from hstvg.generator.hst_unet import HSTUNet
+from hstvg.generator.layout import LayoutCue, Layouts, pair_boxes
+from hstvg.generator.motion import MOTION_CHANNELS, read_motion
 from hstvg.generator.neighbours import Before
 from hstvg.generator.prefixes import (
     PrefixCue,
     Prefixes,
     coarse_of,
     first_level,
-    handed_over,
     ladder_of,
-    longest,
-    write,
 )
-from hstvg.generator.refining import FlawedClip, Refining, with_refined
+from hstvg.generator.refining import Refining, with_refined
 from hstvg.generator.style import StyleAdapter, Styling, pair_looks
-from hstvg.generator.told import Told, encode_nothing, read_prompts, tell
+from hstvg.generator.told import encode_nothing, read_prompts
 from hstvg.generator.tracks import (
-    Found,
     Tracks,
-    draw_lookup,
-    follow,
     pair_rows,
 )
-from hstvg.nn.correspondence import Lookup
 from hstvg.nn.haar_bank import num_statistics
 from hstvg.paths.draws import Draws
 from hstvg.paths.motion_noise import MotionNoise
@@ -50,41 +44,15 @@ from hstvg.scene.text import TextEncoder
 from hstvg.types import (
     Codec,
     Condition,
-    Given,
     LatentBatch,
     LatentPyramid,
     Pair,
-    PathSample,
     Prediction,
     Prefix,
     StyleReference,
 )
 
-MOTION_CHANNELS = 2
 Record = TypeVar("Record", bound=Any)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneratorExample:
-    """A batch as the generator trains on it: points on the path of every level, and the text."""
-
-    paths: tuple[PathSample, ...]
-    """Per level, coarse to fine; `draws[level]` consecutive rows belong to one clip."""
-    confidence: tuple[Float[Tensor, "B 1 _t _h _w"], ...]
-    """Per level: trust in the motion channels."""
-    told: Told
-    prefixes: tuple[Prefix | None, ...]
-    """Per level, the scales of each clip that are written already; None where none ever are."""
-    tracks: tuple[tuple[Lookup, Found] | None, ...]
-    """Per level, cells of each clip and where they are found again; None where nothing is asked."""
-    given: Given | None = None
-    """What each clip begins with; None where none ever is given a frame."""
-    alpha: Float[Tensor, "B"] | None = None
-    """Per clip: how much of its noise moves with it; None where none does."""
-    style: StyleReference | None = None
-    layout: ToldLayout | None = None
-    flawed: FlawedClip | None = None
-    """What the refiner trains on, if there is one."""
 
 
 class HierarchicalGenerator(nn.Module):
@@ -95,7 +63,7 @@ class HierarchicalGenerator(nn.Module):
         draws: points per clip and step on each level's path, coarse to fine; coarse levels are
             cheap and decide the motion, so they may get more.
         text_dropout: share of clips trained without their caption, for classifier-free guidance.
-        widths, kinds, depth, window, head_dim, checkpointing: as of HSTUNet.
+        widths: as of HSTUNet.
         noise: moves with the clips, by the motion that is denoised along; None leaves it white.
         refiner: how the frames of a sample are made to agree, and how that is learnt; None leaves
             them as they are.
@@ -106,6 +74,7 @@ class HierarchicalGenerator(nn.Module):
         context_frames: latent frames that a clip may be given to begin with.
         context_share: share of clips trained with some of them given.
         context_noise: largest deviation of the noise on those.
+        network: further sizes of the HSTUNet.
     """
 
     def __init__(
@@ -117,11 +86,6 @@ class HierarchicalGenerator(nn.Module):
         draws: Sequence[int] = (2, 1),
         text_dropout: float = 0.1,
         widths: Sequence[int] = (64, 128),
-        kinds: Sequence[Kind] = ("local", "global"),
-        depth: int = 1,
-        window: int = 4,
-        head_dim: int = 32,
-        checkpointing: bool = False,
         noise: MotionNoise | None = None,
         refiner: Refining | None = None,
         prefixes: Prefixes | None = None,
@@ -131,24 +95,29 @@ class HierarchicalGenerator(nn.Module):
         context_frames: int = 0,
         context_share: float = 0.25,
         context_noise: float = 0.1,
+        **network: Any,
     ) -> None:
         super().__init__()
-        self.context = Context(frames=context_frames, share=context_share, noise=context_noise)
-        self.context.check(codec.schedule.size.t)
         self.latent_channels = codec.channels
         self.levels = path.scales(codec.schedule.size)
         check_levels(self.levels, draws, len(widths) - 1)
         self.path = path
         self.text = text
-        self.draws = tuple(draws)
-        self.text_dropout = text_dropout
-        self.noise = noise
-        self.refining = refiner
-        self.prefixes = prefixes
-        self.written = ladder_of(codec) if prefixes else None
-        self.tracks = tracks
-        self.styling = style
-        self.layouts = layout
+        self.examples = Examples(
+            path=path,
+            latent_channels=codec.channels,
+            draws=tuple(draws),
+            text_dropout=text_dropout,
+            context=Context(frames=context_frames, share=context_share, noise=context_noise),
+            noise=noise,
+            refining=refiner,
+            prefixes=prefixes,
+            written=ladder_of(codec) if prefixes else None,
+            tracks=tracks,
+            styling=style,
+            layouts=layout,
+        )
+        self.examples.context.check(codec.schedule.size.t)
         self.no_text: Tensor
         self.register_buffer("no_text", encode_nothing(text), persistent=False)
         self.unet = HSTUNet(
@@ -157,13 +126,9 @@ class HierarchicalGenerator(nn.Module):
             num_levels=path.num_levels,
             text_width=text.width,
             widths=widths,
-            kinds=kinds,
-            depth=depth,
-            window=window,
-            head_dim=head_dim,
-            checkpointing=checkpointing,
             cues=self._cues(codec, widths[-1]),
             correspondence=tracks is not None,
+            **network,
         )
         self.refiner = None if refiner is None else refiner.refiner(codec)
 
@@ -172,17 +137,17 @@ class HierarchicalGenerator(nn.Module):
         channels, schedule = codec.channels, codec.schedule
         cues: dict[str, Cue] = {}
         with torch.random.fork_rng(devices=()):  # all else starts as it would without them
-            if self.noise:
+            if self.examples.noise:
                 cues["noise"] = MovingNoise(width)
-            if self.prefixes:
+            if self.examples.prefixes:
                 cues["prefix"] = PrefixCue(channels, schedule.num_levels, width)
             if self.context_frames:
                 cues["given"] = GivenCue(channels, width)
-            if self.styling:
+            if self.examples.styling:
                 seen = num_statistics(channels, *schedule.size[1:])
-                cues["style"] = StyleAdapter(self.styling, seen, width)
-            if self.layouts:
-                cues["layout"] = LayoutCue(self.layouts, self.text.width)
+                cues["style"] = StyleAdapter(self.examples.styling, seen, width)
+            if self.examples.layouts:
+                cues["layout"] = LayoutCue(self.examples.layouts, self.text.width)
         return cues
 
     @torch.no_grad()
@@ -193,122 +158,8 @@ class HierarchicalGenerator(nn.Module):
         draws: Draws,
         known: Condition | None = None,
     ) -> GeneratorExample:
-        """Draw times, noises and dropped captions, and place the clips on their paths.
-
-        Args:
-            codec: writes the scales to go on from, where there are any, and wrong ones to mend.
-            known: the captions as the frozen text encoder encodes them, where that is done already.
-
-        Raises:
-            ValueError: the clips came without motion.
-        """
-        z, motion, confidence = batch.latent, batch.motion, batch.motion_confidence
-        if motion is None or confidence is None:
-            raise ValueError("this generator denoises motion; set data.motion=true")
-        scales = self.path.scales(z.shape[2:])  # clips of another size are trained on, too
-        pyramid = self.path.pyramid(torch.cat([z, motion], dim=1), scales)
-        trust = self.path.pyramid(confidence, scales)
-        prefixes = self._prefixes(z, codec, draws, scales)
-        levels = range(len(scales))
-        told = tell(
-            batch.captions,
-            known,
-            self.text,
-            self.no_text,
-            draws,
-            dropout=self.text_dropout,
-            device=z.device,
-        )
-        alpha = self.noise.draw_alpha(draws) if self.noise else None
-        flawed = None
-        if self.refining is not None:
-            flawed = self.refining.example(batch, codec, draws.within("refiner"))
-        return GeneratorExample(
-            paths=tuple(
-                self._paths(pyramid, level, draws, prefixes[level], scales) for level in levels
-            ),
-            confidence=trust.levels,
-            told=told,
-            prefixes=prefixes,
-            tracks=tuple(self._track(pyramid, trust, level, draws) for level in levels),
-            given=self.context.draw(z, draws),
-            alpha=alpha,
-            style=self.styling.draw(batch, draws) if self.styling else None,
-            layout=self.layouts.draw(batch.layout, self.text, draws) if self.layouts else None,
-            flawed=flawed,
-        )
-
-    def _prefixes(
-        self, z: Float[Tensor, "B C t h w"], codec: Codec, draws: Draws, levels: Ladder
-    ) -> tuple[Prefix | None, ...]:
-        """Per level the scales that are written: at most those that are coarser than it."""
-        if self.prefixes is None:
-            return (None,) * len(levels)
-        written = write(z, codec, draws.within("prefix"), self.prefixes)
-        scales = codec.schedule.resized(z.shape[2:])[0]
-        return tuple(written.up_to(longest(scales, level)) for level in levels)
-
-    def _track(
-        self, pyramid: LatentPyramid, trust: LatentPyramid, level: int, draws: Draws
-    ) -> tuple[Lookup, Found] | None:
-        """Cells to be found again and where they went, the same for all draws of a level."""
-        size = Scale(*pyramid.levels[level].shape[2:])
-        if self.tracks is None or size.t == 1:
-            return None
-        lookup = draw_lookup(draws.within(f"tracks/{level}"), size, self.tracks.queries)
-        motion = read_motion(pyramid.levels[level][:, self.latent_channels :])
-        found = follow(motion, trust.levels[level], lookup, self.tracks.seconds(size.t))
-        return lookup, found
-
-    def _paths(
-        self,
-        pyramid: LatentPyramid,
-        level: int,
-        draws: Draws,
-        prefix: Prefix | None,
-        levels: Ladder,
-    ) -> PathSample:
-        count = self.draws[level]
-        if level and prefix is not None:
-            pyramid = self._handed_over(pyramid, level, prefix, levels)
-        noise = self._noise(pyramid, level, draws).flatten(0, 1)
-        # Stratified over the draws of a clip: one uniform offset, evenly spread.
-        offset = draws.uniform(f"tau/{level}", 1)
-        uniform = (offset + torch.arange(count, device=offset.device) / count) % 1
-        repeated = LatentPyramid(
-            levels=tuple(values.repeat_interleave(count, dim=0) for values in pyramid.levels)
-        )
-        return self.path.at(repeated, level, noise, self.path.draw_tau(uniform.flatten(), level))
-
-    def _handed_over(
-        self, pyramid: LatentPyramid, level: int, prefix: Prefix, levels: Ladder
-    ) -> LatentPyramid:
-        """The pyramid with what a prefix says of the level before, where one ends there."""
-        assert self.written is not None
-        before = levels[level - 1]
-        handed = handed_over(prefix, self.written.resized(levels.last), before)
-        coarse = coarse_of(prefix, before, MOTION_CHANNELS).to(pyramid.levels[level - 1])
-        chosen = torch.where(handed.view(-1, 1, 1, 1, 1), coarse, pyramid.levels[level - 1])
-        parts = list(pyramid.levels)
-        parts[level - 1] = chosen
-        return LatentPyramid(levels=tuple(parts))
-
-    def _noise(
-        self, pyramid: LatentPyramid, level: int, draws: Draws
-    ) -> Float[Tensor, "B n C t h w"]:
-        """Of the n draws of each clip; where it moves, by the motion of the clip itself."""
-        shape = pyramid.levels[level].shape[1:]
-        white = draws.normal(f"noise/{level}", self.draws[level], *shape)
-        if self.noise is None:
-            return white
-        coloured = self.noise.colour(
-            white.flatten(1, 2),
-            Scale(*pyramid.levels[0].shape[2:]),
-            read_motion(pyramid.finest[:, self.latent_channels :]),
-            self.noise.draw_alpha(draws),
-            draws.within(f"noise/{level}"),
-        )
-        return coloured.view_as(white)
+        """As `Examples.of`."""
+        return self.examples.of(batch, codec, draws, self.text, self.no_text, known)
 
     def forward(self, example: GeneratorExample) -> Prediction:
         return self.predict(example, example.told.condition(self.text))
@@ -325,7 +176,7 @@ class HierarchicalGenerator(nn.Module):
         )
         velocity, motion, rows, boxes, trunk = [], [], [], [], []
         for level, path in enumerate(example.paths):
-            count, C = self.draws[level], self.latent_channels
+            count, C = self.examples.draws[level], self.latent_channels
             told = repeat(replace(condition, prefix=example.prefixes[level]), count)
             track = example.tracks[level]
             trunk.append(self.unet.trunk(path.x, path.tau, level, told))
@@ -354,7 +205,7 @@ class HierarchicalGenerator(nn.Module):
 
     def _pair_looks(self, example: GeneratorExample, velocity: Pair) -> Pair | None:
         """Of the finest level."""
-        if self.styling is None:
+        if self.examples.styling is None:
             return None
         return pair_looks(self.path, example.paths[-1], velocity.guess)
 
@@ -402,22 +253,24 @@ class HierarchicalGenerator(nn.Module):
         """
         if condition.style is not None and not self.takes_style:
             raise ValueError("a style reference needs a generator trained with +term=style")
-        if settings.motion_noise and self.noise is None:
+        if settings.motion_noise and self.examples.noise is None:
             raise ValueError("motion_noise=... needs a generator trained with +noise=motion")
         noises = [
             draws.normal(f"sample/{level}", self.latent_channels + MOTION_CHANNELS, *scale)
             for level, scale in enumerate(self.levels)
         ]
-        if settings.motion_noise and self.noise is not None:
+        if settings.motion_noise and self.examples.noise is not None:
             # A caption does not say where things are. The motion that was generated does, and has
             # the distribution of the motion that moved the noise in training.
             still = replace(settings, motion_noise=0.0)
             first = self.climb(condition, nothing, draws, still, prefix, given).finest
             motion = read_motion(first[:, self.latent_channels :])
             alpha = motion.new_full((len(motion),), settings.motion_noise)
-            noises[0] = self.noise.sample(noises[0], motion, alpha, draws.within("sample")).noise
+            noises[0] = self.examples.noise.sample(
+                noises[0], motion, alpha, draws.within("sample")
+            ).noise
             condition, nothing = replace(condition, alpha=alpha), replace(nothing, alpha=alpha)
-        known = {"prefix": prefix, "given": self.context.told(given, self.latent_size)}
+        known = {"prefix": prefix, "given": self.examples.context.told(given, self.latent_size)}
         condition, nothing = replace(condition, **known), replace(nothing, **known)
 
         first, start = self._begin(prefix, noises)
@@ -447,9 +300,9 @@ class HierarchicalGenerator(nn.Module):
         self, prefix: Prefix | None, noises: Sequence[Tensor]
     ) -> tuple[int, Float[Tensor, "B C t h w"] | None]:
         """The level to begin with and, if scales are written that far, its start."""
-        if prefix is None or self.written is None:
+        if prefix is None or self.examples.written is None:
             return 0, None
-        level = first_level(self.written, self.levels, int(prefix.kappa[0]))
+        level = first_level(self.examples.written, self.levels, int(prefix.kappa[0]))
         if not level:
             assert level == 0, "kappas names those that a level begins with"
             return 0, None
@@ -458,7 +311,7 @@ class HierarchicalGenerator(nn.Module):
 
     @property
     def takes_style(self) -> bool:
-        return self.styling is not None
+        return self.examples.styling is not None
 
     @property
     def kappas(self) -> tuple[int, ...]:
@@ -468,10 +321,12 @@ class HierarchicalGenerator(nn.Module):
     @property
     def continues(self) -> tuple[int, ...]:
         """The lengths of prefix that `climb` may be given."""
-        if self.written is None:
+        if self.examples.written is None:
             return (0,)
-        lengths = range(len(self.written))
-        return tuple(k for k in lengths if first_level(self.written, self.levels, k) is not None)
+        lengths = range(len(self.examples.written))
+        return tuple(
+            k for k in lengths if first_level(self.examples.written, self.levels, k) is not None
+        )
 
     def refine(
         self,
@@ -501,7 +356,7 @@ class HierarchicalGenerator(nn.Module):
 
     @property
     def context_frames(self) -> int:
-        return self.context.frames
+        return self.examples.context.frames
 
 
 def check_levels(levels: Ladder, draws: Sequence[int], halvings: int) -> None:

@@ -3,7 +3,8 @@
 Proposal Hierarchical Video Generation, hierarchical space-time diffusion. Three kinds of level,
 each half as fine in space and time as the one before (arXiv 2401.12945): local levels convolve,
 regional ones also attend within windows, the global one attends over the whole clip; regional and
-global cells read the text. One network serves every level of the pyramid and is told which.
+global cells read the text, and on the way up the cells of every level may read those of the
+coarser one. One network serves every level of the pyramid and is told which.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hstvg.generator.cue import Cue, CueAttention
 from hstvg.generator.layout import Grounding
-from hstvg.nn.attention import SpaceTimeAttention, TextAttention
+from hstvg.nn.attention import CoarseAttention, SpaceTimeAttention, TextAttention
 from hstvg.nn.conv import FactorisedConv, zero_init
 from hstvg.nn.correspondence import CorrespondenceAttention, Lookup
 from hstvg.nn.embed import embed_time
@@ -54,6 +55,7 @@ class HSTUNet(nn.Module):
         kinds: "local", "regional" or "global" per U-Net level.
         depth: blocks per U-Net level, on the way down and again on the way up.
         window: cells per axis of a regional window.
+        across: on the way up, cells read those of the coarser level, too.
         checkpointing: recompute each level in the backward pass instead of keeping its activations.
         cues: by name, what it is told beside the text, each with vectors of the coarsest width.
         correspondence: heads of their own learn where things go, which L_attention asks them.
@@ -71,6 +73,7 @@ class HSTUNet(nn.Module):
         depth: int = 1,
         window: int = 4,
         head_dim: int = 32,
+        across: bool = True,
         checkpointing: bool = False,
         cues: Mapping[str, Cue] | None = None,
         correspondence: bool = False,
@@ -83,12 +86,6 @@ class HSTUNet(nn.Module):
         self.level = nn.Embedding(num_levels, width)
         self.text = nn.Linear(text_width, width)
         self.enter = FactorisedConv(channels, widths[0], causal=False)
-        beside = sum(cue.channels for cue in self.cues.values())
-        self.beside = None
-        if beside:
-            with torch.random.fork_rng(devices=()):  # all else starts as it would without
-                conv = nn.Conv3d(beside, widths[0], (1, 3, 3), padding=(0, 1, 1), bias=False)
-                self.beside = zero_init(conv)
         told = {name: cue.token_width for name, cue in self.cues.items() if cue.token_width}
 
         def level(i: int) -> Level:
@@ -113,13 +110,34 @@ class HSTUNet(nn.Module):
         self.up = nn.ModuleList(level(i) for i in range(len(widths) - 1))
         self.norm = ChannelNorm(widths[0])
         self.leave = zero_init(nn.Conv3d(widths[0], channels, (1, 3, 3), padding=(0, 1, 1)))
-        self.correspondence = None
-        if correspondence:
-            self.correspondence = CorrespondenceAttention(widths[0], head_dim=head_dim)
-        self.grounding = None
-        if "layout" in told:
-            with torch.random.fork_rng(devices=()):
-                self.grounding = Grounding(widths[0], told["layout"], head_dim=head_dim)
+        self._add_reading(pairs, told, latent_size, head_dim, across, correspondence)
+
+    def _add_reading(
+        self,
+        pairs: Sequence[tuple[int, int]],
+        told: Mapping[str, int],
+        latent_size: Sequence[int],
+        head_dim: int,
+        across: bool,
+        correspondence: bool,
+    ) -> None:
+        """What says nothing at first; all else starts as it would without any of it."""
+        width = self.leave.in_channels
+        beside = sum(cue.channels for cue in self.cues.values())
+        self.correspondence = self.beside = self.grounding = None
+        with torch.random.fork_rng(devices=()):
+            if correspondence:
+                self.correspondence = CorrespondenceAttention(width, head_dim=head_dim)
+            self.across = nn.ModuleList(
+                CoarseAttention(fine, coarse, head_dim=head_dim, reference=latent_size)
+                for fine, coarse in pairs
+                if across
+            )
+            if beside:
+                conv = nn.Conv3d(beside, width, (1, 3, 3), padding=(0, 1, 1), bias=False)
+                self.beside = zero_init(conv)
+            if "layout" in told:
+                self.grounding = Grounding(width, told["layout"], head_dim=head_dim)
 
     def forward(
         self,
@@ -152,7 +170,10 @@ class HSTUNet(nn.Module):
             x = shrink(x)
         x = self._through(self.middle, x, signal, condition, tokens)
         for i in reversed(range(len(skips))):
-            x = self.join[i](torch.cat([self.grow[i](x), skips[i]], dim=1))
+            coarse = x
+            x = self.join[i](torch.cat([self.grow[i](coarse), skips[i]], dim=1))
+            if self.across:
+                x = self._through(self.across[i], x, coarse)
             x = self._through(self.up[i], x, signal, condition, tokens)
         return x
 

@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hstvg.generator.context import begun
+from hstvg.generator.examples import GeneratorExample
 from hstvg.generator.generator import Sampling
-from hstvg.generator.hierarchical import GeneratorExample, HierarchicalGenerator
+from hstvg.generator.hierarchical import HierarchicalGenerator
 from hstvg.generator.layout import Layouts
 from hstvg.generator.next_scale import NextScaleExample, NextScaleGenerator
 from hstvg.generator.prefixes import Prefixes

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hstvg.scales import Scale
 
+MOTION_CHANNELS = 2
 REFERENCE_SPEED = 0.05
 """u0: frame widths per second at which the compression sets in."""
 

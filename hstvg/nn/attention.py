@@ -1,4 +1,5 @@
-"""Attention over the cells of a video latent: in windows, over the whole grid, and to a text."""
+"""Attention over the cells of a video latent: in windows, over the whole grid, to a coarser grid,
+and to a text."""
 
 from collections.abc import Sequence
 
@@ -92,6 +93,36 @@ class TextAttention(nn.Module):
     ) -> Float[Tensor, "B D t h w"]:
         q, k, v = self.heads(self.norm(x).flatten(2).transpose(1, 2), text)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+        mixed = self.leave(mixed.transpose(1, 2).flatten(-2))
+        return x + mixed.transpose(1, 2).reshape(x.shape)
+
+
+class CoarseAttention(nn.Module):
+    """Residual attention by one head from every cell to those of a coarser grid over the same clip.
+
+    Args:
+        reference: (t, h, w) of the final latent grid, for coordinates shared between scales.
+    """
+
+    def __init__(
+        self, width: int, coarse_width: int, *, head_dim: int, reference: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.reference = tuple(reference)
+        self.norm, self.norm_coarse = ChannelNorm(width), ChannelNorm(coarse_width)
+        self.heads = Heads(width, coarse_width, head_dim, inner=head_dim)
+        self.leave = zero_init(nn.Linear(head_dim, width))
+
+    def forward(
+        self, x: Float[Tensor, "B D t h w"], coarse: Float[Tensor, "B E t2 h2 w2"]
+    ) -> Float[Tensor, "B D t h w"]:
+        cells = (self.norm(x), self.norm_coarse(coarse))
+        q, k, v = self.heads(*(part.flatten(2).transpose(1, 2) for part in cells))
+        fine, rough = (
+            rotary_angles(part.shape[2:], self.reference, self.heads.head_dim, x.device)
+            for part in cells
+        )
+        mixed = F.scaled_dot_product_attention(rotate(q, fine), rotate(k, rough), v)
         mixed = self.leave(mixed.transpose(1, 2).flatten(-2))
         return x + mixed.transpose(1, 2).reshape(x.shape)
 

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from hstvg.nn.attention import (
+    CoarseAttention,
     SpaceTimeAttention,
     TextAttention,
     from_windows,
@@ -103,3 +104,19 @@ def test_attention_starts_as_the_identity():
     assert torch.equal(layer(x), x)
     mask = torch.ones(2, 3, dtype=torch.bool)
     assert torch.equal(TextAttention(16, 12, head_dim=8)(x, text, mask), x)
+
+
+@torch.no_grad()
+def test_fine_cells_read_the_coarse_ones_of_their_own_clip_by_place():
+    sizes = {"head_dim": 16, "reference": (4, 4, 4)}
+    x, coarse = torch.randn(2, 16, 4, 4, 4), torch.randn(2, 8, 2, 2, 2)
+    assert torch.equal(CoarseAttention(16, 8, **sizes)(x, coarse), x)
+    layer = awake(CoarseAttention(16, 8, **sizes))
+    out = layer(x, coarse)
+    changed = coarse.clone()
+    changed[0, :, 1, 0, 1] += 1
+    differing = (layer(x, changed) != out).flatten(1).any(1)
+    assert differing.tolist() == [True, False]
+    # Were places not told, the order of the coarse cells would make no difference.
+    assert not torch.allclose(layer(x, coarse.flip(3)), out, atol=1e-3)
+    assert torch.allclose(layer(x[1:], coarse[1:]), out[1:], atol=1e-5)
