@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hstvg.generator.layout import Layouts
 from hstvg.objective.objective import Objective, WeightedTerm
 from hstvg.paths.motion_noise import MotionNoise
 from hstvg.runtime import preflight
@@ -65,7 +66,7 @@ def test_every_group_is_known_to_this_file():
     groups = {path.name for path in CONF_DIR.iterdir() if path.is_dir()}
     assert groups == {
         *("model", "tokenizer", "generator", "stage", "worker", "engine", "tracker"),
-        *("adversary", "term", "noise", "source", "experiment"),
+        *("adversary", "term", "noise", "layout", "source", "experiment"),
     }
 
 
@@ -190,6 +191,13 @@ def test_noise_that_moves_is_one_choice(overrides):
     config = compose_train("stage=generator", *overrides, "dry_run=true")
     preflight.check(settle(config))
     assert type(build(config["generator"]["noise"])) is MotionNoise
+
+
+@pytest.mark.parametrize("name", choices("layout"))
+def test_layouts_come_with_the_data_they_need(name):
+    config = compose_train("stage=generator", f"+layout={name}")
+    assert config["data"]["layout"]
+    assert type(build(config["generator"]["layout"])) is Layouts
 
 
 def test_noise_that_moves_must_know_how_fast():
