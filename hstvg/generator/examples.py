@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hstvg.generator.context import Context
@@ -55,6 +55,8 @@ class GeneratorExample:
     """What each clip begins with; None where none ever is given a frame."""
     alpha: Float[Tensor, "B"] | None = None
     """Per clip: how much of its noise moves with it; None where none does."""
+    unmoved: Bool[Tensor, "B"] | None = None
+    """Clips whose motion channels are hidden; None where those of none are."""
     style: StyleReference | None = None
     layout: ToldLayout | None = None
     flawed: FlawedClip | None = None
@@ -68,6 +70,7 @@ class Examples:
     Args:
         draws: points per clip and step on each level's path, coarse to fine.
         text_dropout: share of clips without their caption.
+        motion_dropout: share of clips whose motion is hidden from the network.
         written: the codec's scales, where there are prefixes.
     """
 
@@ -75,6 +78,7 @@ class Examples:
     latent_channels: int
     draws: tuple[int, ...]
     text_dropout: float
+    motion_dropout: float
     context: Context
     noise: MotionNoise | None
     refining: Refining | None
@@ -134,10 +138,16 @@ class Examples:
             tracks=tuple(self._track(pyramid, trust, level, draws) for level in levels),
             given=self.context.draw(z, draws),
             alpha=alpha,
+            unmoved=self._unmoved(draws, z.device),
             style=self.styling.draw(batch, draws) if self.styling else None,
             layout=self.layouts.draw(batch.layout, text, draws) if self.layouts else None,
             flawed=flawed,
         )
+
+    def _unmoved(self, draws: Draws, device: torch.device) -> Bool[Tensor, "B"] | None:
+        if not self.motion_dropout:
+            return None
+        return torch.tensor(draws.coins("motion_dropout", self.motion_dropout), device=device)
 
     def _prefixes(
         self, z: Float[Tensor, "B C t h w"], codec: Codec, draws: Draws, levels: Ladder

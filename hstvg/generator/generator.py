@@ -45,6 +45,9 @@ class Sampling:
     motion_noise: float = 0.0
     """Alpha of a denoiser that was trained with MotionNoise. Above 0 it samples twice, with white
     noise first, since only a sample says how each place of the clip is to move."""
+    motion_guidance: float = 0.0
+    """Weight of inner guidance, away from what a denoiser would make if it did not see how its own
+    sample moves; above 0 it is asked once more per step of the first level."""
     style_guidance: float = 1.0
     """Weight of a style reference; at any other than 1 a denoiser is asked once more per step."""
 

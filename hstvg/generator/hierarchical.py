@@ -63,6 +63,7 @@ class HierarchicalGenerator(nn.Module):
         draws: points per clip and step on each level's path, coarse to fine; coarse levels are
             cheap and decide the motion, so they may get more.
         text_dropout: share of clips trained without their caption, for classifier-free guidance.
+        motion_dropout: share of clips whose motion the network does not see, for inner guidance.
         widths: as of HSTUNet.
         noise: moves with the clips, by the motion that is denoised along; None leaves it white.
         refiner: how the frames of a sample are made to agree, and how that is learnt; None leaves
@@ -85,6 +86,7 @@ class HierarchicalGenerator(nn.Module):
         text: TextEncoder,
         draws: Sequence[int] = (2, 1),
         text_dropout: float = 0.1,
+        motion_dropout: float = 0.0,
         widths: Sequence[int] = (64, 128),
         noise: MotionNoise | None = None,
         refiner: Refining | None = None,
@@ -108,6 +110,7 @@ class HierarchicalGenerator(nn.Module):
             latent_channels=codec.channels,
             draws=tuple(draws),
             text_dropout=text_dropout,
+            motion_dropout=motion_dropout,
             context=Context(frames=context_frames, share=context_share, noise=context_noise),
             noise=noise,
             refining=refiner,
@@ -179,12 +182,16 @@ class HierarchicalGenerator(nn.Module):
             count, C = self.examples.draws[level], self.latent_channels
             told = repeat(replace(condition, prefix=example.prefixes[level]), count)
             track = example.tracks[level]
-            trunk.append(self.unet.trunk(path.x, path.tau, level, told))
+            x, trust = path.x, example.confidence[level][:, None]
+            if example.unmoved is not None:
+                hidden = example.unmoved.view(-1, 1, 1, 1, 1)
+                x = torch.where(hidden.repeat_interleave(count, dim=0), self._unmove(x), x)
+                trust = trust * ~hidden[:, None]  # what is not seen is not asked
+            trunk.append(self.unet.trunk(x, path.tau, level, told))
             lookup = None if track is None else repeat(track[0], count)
             said = self.unet.head(trunk[-1], told, lookup)
             guess, target = (v.unflatten(0, (-1, count)) for v in (said.velocity, path.velocity))
             velocity.append(Pair(guess=guess[:, :, :C], target=target[:, :, :C]))
-            trust = example.confidence[level][:, None]
             motion.append(Pair(guess=guess[:, :, C:], target=target[:, :, C:], weight=trust))
             if track is not None and said.correspondence is not None:
                 rows.append(pair_rows(said.correspondence, track[1], path.tau, count))
@@ -255,6 +262,10 @@ class HierarchicalGenerator(nn.Module):
             raise ValueError("a style reference needs a generator trained with +term=style")
         if settings.motion_noise and self.examples.noise is None:
             raise ValueError("motion_noise=... needs a generator trained with +noise=motion")
+        if settings.motion_guidance and not self.examples.motion_dropout:
+            raise ValueError(
+                "motion_guidance=... needs a generator trained with generator.motion_dropout=0.2"
+            )
         noises = [
             draws.normal(f"sample/{level}", self.latent_channels + MOTION_CHANNELS, *scale)
             for level, scale in enumerate(self.levels)
@@ -275,7 +286,7 @@ class HierarchicalGenerator(nn.Module):
 
         first, start = self._begin(prefix, noises)
         sampled = self.path.sample(
-            guided(self.unet, condition, nothing, settings),
+            guided(self.unet, condition, nothing, settings, self._unmove),
             self.levels,
             noises,
             steps=settings.steps,
@@ -285,6 +296,10 @@ class HierarchicalGenerator(nn.Module):
         )
         *coarser, finest = sampled.levels
         return LatentPyramid(levels=(*coarser, self._finish(begun(finest, given), given)))
+
+    def _unmove(self, x: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B C t h w"]:
+        """x with its motion hidden."""
+        return torch.cat([x[:, : self.latent_channels], 0 * x[:, self.latent_channels :]], dim=1)
 
     def _finish(
         self, latent: Float[Tensor, "B C t h w"], given: Float[Tensor, "B Cz r h w"] | None

@@ -191,6 +191,7 @@ class GenerateSchema:
     alone. Costs a second sample, which says how the clip moves."""
     style_reference: str | None = None
     """Picture or video that the clips are to look like, for a generator of +term=style."""
+    motion_guidance: float = 0.0
     style_guidance: float = 1.0
     """Weight of it; any other than 1 costs one more evaluation per step."""
     batch: int = 16
@@ -216,6 +217,9 @@ class EvaluateSchema:
     """Clips, and so prompts, per split."""
     num_rows: int = 8
     """Clips kept as real | reconstruction | sample rows."""
+    style_references: bool = False
+    """Ask for every prompt twice more, without the words of its style: with a reference clip, which
+    shows one, and without. For a generator of +term=style."""
     kappa: int | None = None
     steps: int = 12
     solver: str = "euler"
@@ -224,6 +228,7 @@ class EvaluateSchema:
     top_k: int = 0
     top_p: float = 0.5
     motion_noise: float = 0.0
+    motion_guidance: float = 0.0
     style_guidance: float = 1.0
     seed: int = 0
     batch: int = 32

@@ -208,6 +208,42 @@ def test_guidance_in_its_limits():
     assert len(asked) == 3
 
 
+def test_inner_guidance_by_motion_in_its_limits():
+    """+ w_motion (v(x) - v(unmoved x)), on the first level alone."""
+    condition = Condition(text=torch.ones(1, 1, 1), text_mask=torch.ones(1, 1) > 0)
+    nothing = replace(condition, text=torch.zeros(1, 1, 1))
+
+    def velocity(motion_guidance, level=0, guidance=1.0):
+        settings = Sampling(guidance=guidance, motion_guidance=motion_guidance)
+        move = guided(
+            lambda x, tau, level, condition: 7 * x + 10 * condition.text.item(),
+            *(condition, nothing, settings),
+            unmoved=torch.zeros_like,
+        )
+        return move(torch.ones(1), torch.zeros(1), level).item()
+
+    assert velocity(0) == 17
+    assert velocity(2) == 17 + 2 * 7
+    assert velocity(2, guidance=3.0) == 7 + 3 * 10 + 2 * 7
+    assert velocity(2, level=1) == 17
+
+
+def test_motion_may_be_hidden_and_then_guide():
+    model = wake(generator(motion_dropout=0.5))
+    made = model.example(latents(), CODEC, draws())
+    assert 0 < int(made.unmoved.sum()) < 4
+    prediction = model(made)
+    seen = model(replace(made, unmoved=None))
+    for ours, theirs in zip(prediction.motion, seen.motion, strict=True):
+        weight = ours.weight.flatten(1).sum(1) > 0
+        assert torch.equal(weight, ~made.unmoved)
+        same = torch.isclose(ours.guess, theirs.guess, atol=1e-5).flatten(1).all(1)
+        assert torch.equal(same, ~made.unmoved)
+    assert not torch.allclose(sampled(model, motion_guidance=2.0), sampled(model), atol=1e-4)
+    with pytest.raises(ValueError, match="motion_dropout"):
+        sampled(generator(), motion_guidance=1.0)
+
+
 def test_without_a_reference_its_weight_is_nothing():
     model, asked = wake(styled()), []
     plain = sampled(model, guidance=2.0)
