@@ -18,7 +18,7 @@ from hstvg.report.run_folder import History, RunFolder, find_tokenizer_run, read
 from hstvg.report.scores import CONDITIONS, SCALE_SCORES, Group, Split, groups, scales, splits
 from hstvg.report.videos import Shelf, Video
 
-ROW_COLUMNS = ("real", "reconstruction", "sample")
+ROW_COLUMNS = ("real", "reconstruction", "sample", "reference", "like_reference")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def render(run: RunFolder) -> str:
             scales=scales(run.scores),
             scale_scores=SCALE_SCORES,
             num_clips=run.scores.get("num_clips"),
-            conditions=CONDITIONS,
+            conditions=_conditions(shown_splits),
             charts=curves.charts(run.history),
             tokenizer_charts=curves.charts(tokenizer, ("loss", "val")) if tokenizer else (),
             geometry=curves,
@@ -89,6 +89,13 @@ def render(run: RunFolder) -> str:
             written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         )
     )
+
+
+def _conditions(shown: Sequence[Split]) -> dict[str, str]:
+    """What the conditions mean that are on the page."""
+    scores = (score for split in shown for panel in split.panels for score in panel.scores)
+    used = {score.name for score in scores}
+    return {name: meaning for name, meaning in CONDITIONS.items() if name in used}
 
 
 def _environment() -> Environment:

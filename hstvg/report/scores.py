@@ -12,7 +12,12 @@ CONDITIONS = {
     "real": "the real clips: what the judge can reach",
     "shuffled": "generated clips against other clips' prompts",
     "frozen": "one frame held still",
+    "reconstruction": "what the tokenizer keeps of the real clips",
+    "reference": "made from the prompt without its style, with a clip that shows one",
+    "no_reference": "the same prompts without that clip",
 }
+JUDGED = ("control", "style", "chance")
+"""Keys of the file that `splits` shows."""
 UNITS = {"psnr": " dB"}
 SCALE_SCORES = {"explained": "explained variance", "psnr": "PSNR", "ssim": "SSIM"}
 
@@ -41,7 +46,7 @@ class Panel:
     """Number of clips if it is the same for all, else empty."""
     verdict: str
     clear: bool
-    """The interval of the generated clips lies above chance."""
+    """The interval of the generated clips lies above chance; of those with a reference, if any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +92,20 @@ def scales(scores: Mapping[str, Any]) -> tuple[ScaleRow, ...]:
 
 
 def splits(scores: Mapping[str, Any]) -> tuple[Split, ...]:
-    """Attribute control, one entry per set of prompts; empty for footage without known truth."""
+    """Attribute control and then styles, one entry per set of prompts; empty for footage without
+    known truth."""
     chance = scores.get("chance") or {}
+    named = [*(scores.get("control") or {}).items()]
+    named += [(f"{name}, styles", rows) for name, rows in (scores.get("style") or {}).items()]
     return tuple(
         Split(name=name, panels=tuple(_panels(by_condition, chance)))
-        for name, by_condition in (scores.get("control") or {}).items()
+        for name, by_condition in named
     )
 
 
 def groups(scores: Mapping[str, Any]) -> tuple[Group, ...]:
     """Every other estimate in the file, whatever it is called."""
-    named = {k: v for k, v in scores.items() if k not in ("control", "chance") and _is_mapping(v)}
+    named = {k: v for k, v in scores.items() if k not in JUDGED and _is_mapping(v)}
     loose = {k: v for k, v in named.items() if _is_estimate(v)}
     nested = {k: v for k, v in named.items() if k not in loose}
     found = {**nested, **({"scores": loose} if loose else {})}
@@ -114,7 +122,7 @@ def _panels(by_condition: Mapping[str, Any], chance: Mapping[str, float]) -> Ite
     for attribute in attributes:
         found = {c: by_condition[c][attribute] for c in conditions if attribute in by_condition[c]}
         level = float(chance[attribute]) if attribute in chance else None
-        clear, verdict = _verdict(found.get("generated"), level)
+        clear, verdict = _verdict(found.get("reference", found.get("generated")), level)
         counts = {str(estimate["n"]) for estimate in found.values()}
         yield Panel(
             attribute=attribute,

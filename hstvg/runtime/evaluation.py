@@ -3,7 +3,8 @@
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hstvg.metrics.control import CHANCE, ControlAccuracy
 from hstvg.metrics.flow_consistency import FlowConsistency
 from hstvg.metrics.interval import mean_interval
 from hstvg.metrics.reconstruction import Reconstruction
+from hstvg.metrics.style import STYLE_CHANCE
 from hstvg.runtime.assemble import open_run
 from hstvg.runtime.errors import ConfigError
 from hstvg.runtime.index import DatasetIndex, read_index
@@ -28,8 +30,17 @@ from hstvg.runtime.latents import refuse_latents
 from hstvg.runtime.lineage import write_json
 from hstvg.runtime.reader import Reader, VideoOpener, references
 from hstvg.runtime.sampling import check_kappa, refusals, sampling_of
+from hstvg.runtime.style_scores import (
+    Look,
+    Reference,
+    ReferenceClips,
+    check_references,
+    look_at,
+    sample_like,
+    style_scores,
+)
 from hstvg.runtime.worker_local import pick_device
-from hstvg.scene.grammar import read_caption
+from hstvg.scene.grammar import read_caption, style_of, write_caption
 
 SPLITS = {"val": "held-out", "unseen": "unseen combinations"}
 """Index split -> what it is called: new scenes of known combinations, or combinations unseen."""
@@ -92,10 +103,12 @@ class Case:
     """Decoded from what the codes say up to each scale, z_hat_1 .. z_hat_K."""
     explained: tuple[float, ...]
     """Share of the variance of z that each of them holds."""
-    real: "Judged"
+    real: Judged
     """The clip itself."""
     sample: np.ndarray | None
     """uint8 T H W 3."""
+    looks: Mapping[str, Look]
+    """Of the clip, its reconstruction and the samples, by name."""
     row: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Clips to show, by name; of the first few cases."""
 
@@ -117,11 +130,15 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
             f"{config['data']['path']} has no held-out clips; prepare more, or raise "
             "source.val_fraction"
         )
+    others = None
+    if config["style_references"]:
+        check_references(model)
+        others = ReferenceClips(index, splits, model.window, config["seed"])
     if config["dry_run"]:
         print(f"{config['num_clips']} clips of {', '.join(SPLITS[name] for name in splits)}")
         return {}
     out = Path(config["out"] or Path(config["run"]) / "eval")
-    cases = [case for split in splits for case in _cases(model, index, split, config)]
+    cases = [case for split in splits for case in _cases(model, index, split, config, others)]
     scores = {
         "run": str(config["run"]),
         "step": model.step,
@@ -146,6 +163,11 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
                 name: _control_scores(some, judged[name], fps) for name, some in of_split.items()
             }
             scores["chance"] = dict(CHANCE)
+        if others is not None or len({style_of(case.caption) for case in cases} - {None}) > 1:
+            scores["style"] = {
+                name: style_scores([case.looks for case in some]) for name, some in of_split.items()
+            }
+            scores["chance"] = {**CHANCE, "style": STYLE_CHANCE}
     _write(out, scores, cases, model.window, config["num_rows"])
     print(summary(scores))
     print(out / "metrics.json")
@@ -167,6 +189,11 @@ def summary(scores: Mapping[str, Any]) -> str:
             lines.append(f"  {name:<10} {shown}")
         chance = "  ".join(f"{key} {value:.2f}" for key, value in scores["chance"].items())
         lines.append(f"  {'chance':<10} {chance}")
+    for split, rows in scores.get("style", {}).items():
+        lines.append(f"{split} prompts, styles")
+        for name, values in rows.items():
+            shown = "  ".join(f"{key} {_shown(value)}" for key, value in values.items())
+            lines.append(f"  {name:<14} {shown}")
     for split, rows in scores.get("motion", {}).items():
         for name, values in rows.items():
             shown = "  ".join(f"{key} {_shown(value)}" for key, value in values.items())
@@ -175,7 +202,11 @@ def summary(scores: Mapping[str, Any]) -> str:
 
 
 def _cases(
-    model: VideoModel, index: DatasetIndex, split: str, config: Mapping[str, Any]
+    model: VideoModel,
+    index: DatasetIndex,
+    split: str,
+    config: Mapping[str, Any],
+    others: ReferenceClips | None,
 ) -> Iterator[Case]:
     rows = index.rows_of(split)[: config["num_clips"]]
     opener = VideoOpener(windows=[model.window], seed=0, motion=False)
@@ -194,26 +225,13 @@ def _cases(
             rebuilt = to_frames(model.tokenizer.decode(z))
             states = [to_frames(model.tokenizer.decode(level)) for level in levels]
             explained = torch.stack([_explained(level, z) for level in levels], dim=1).tolist()
-        samples: Sequence[np.ndarray | None] = [None] * len(part)
-        if model.generator is not None:
-            with refusals():
-                samples = list(
-                    write_clips(
-                        model,
-                        captions,
-                        seed=config["seed"],
-                        first=first,
-                        settings=sampling_of(config),
-                        device=device,
-                    )
-                )
+        shown = [None if others is None else others.of(int(row)) for row in part]
+        samples = _samples(model, captions, shown, first, config, device)
         for i, caption in enumerate(captions):
             if block["reason"][i]:
                 print(f"left out {block['key'][i]}: {block['reason'][i]}", file=sys.stderr)
                 continue
-            sample = samples[i]
-            clips = {"real": real[i], "reconstruction": rebuilt[i]}
-            clips |= {} if sample is None else {"sample": sample}
+            clips = {"real": real[i], "reconstruction": rebuilt[i], **samples[i]}
             yield Case(
                 split=split,
                 caption=caption,
@@ -221,9 +239,41 @@ def _cases(
                 states=tuple(_compared(state[i], real[i]) for state in states),
                 explained=tuple(explained[i]),
                 real=Judged.of(real[i], caption, model.window.fps),
-                sample=sample,
-                row=clips if first + i < config["num_rows"] else {},
+                sample=clips.get("generated"),
+                looks=look_at(clips, caption, shown[i], model.window.fps),
+                row=_row(clips, shown[i]) if first + i < config["num_rows"] else {},
             )
+
+
+def _samples(
+    model: VideoModel,
+    captions: Sequence[str],
+    shown: Sequence[Reference | None],
+    first: int,
+    config: Mapping[str, Any],
+    device: torch.device,
+) -> Sequence[Mapping[str, np.ndarray]]:
+    """Per caption, by name, what the generator makes of it; nothing where there is none."""
+    if model.generator is None:
+        return [{} for _ in captions]
+    how: dict[str, Any] = {"settings": sampling_of(config), "device": device}
+    how |= {"seed": config["seed"], "first": first}
+    with refusals():
+        samples = [{"generated": clip} for clip in write_clips(model, captions, **how)]
+        known = [reference for reference in shown if reference is not None]
+        if known:
+            both = sample_like(model, captions, known, **how)
+            samples = [own | like for own, like in zip(samples, both, strict=True)]
+    return samples
+
+
+def _row(clips: Mapping[str, np.ndarray], reference: Reference | None) -> Mapping[str, np.ndarray]:
+    """Clips to show, by the names of the page."""
+    row = {name: clips[name] for name in ("real", "reconstruction")}
+    row |= {"sample": clips["generated"]} if "generated" in clips else {}
+    if reference is None:
+        return row
+    return row | {"reference": reference.frames, "like_reference": clips["reference"]}
 
 
 def _explained(state: Tensor, z: Tensor) -> Tensor:
@@ -264,17 +314,12 @@ def _compared(clip: np.ndarray, real: np.ndarray) -> Reconstruction:
 
 
 def _together(parts: Sequence[Reconstruction]) -> dict[str, Any]:
-    whole = Reconstruction.empty()
-    for part in parts:
-        whole = whole.merge(part)
+    whole = reduce(Reconstruction.merge, parts, Reconstruction.empty())
     return {name: asdict(estimate) for name, estimate in whole.compute().items()}
 
 
 def _all(parts: Iterable[Judged]) -> Judged:
-    whole = Judged()
-    for part in parts:
-        whole = whole.merge(part)
-    return whole
+    return reduce(Judged.merge, parts, Judged())
 
 
 def _judge_samples(cases: Sequence[Case], fps: float) -> Judged:
@@ -307,7 +352,7 @@ def _judged(clips: Sequence[np.ndarray], captions: Sequence[str], fps: float) ->
 def _judged_by_others(
     clips: Sequence[np.ndarray], captions: Sequence[str], fps: float
 ) -> ControlAccuracy:
-    """Every clip judged by the prompts of other clips.
+    """Every clip judged by the prompts of other clips, in its own style.
 
     One shuffle of few captions matches too often or too rarely by luck, so the mean over several is
     taken; they are no new clips, so the interval stays that of one.
@@ -316,7 +361,11 @@ def _judged_by_others(
     turns = [round((i + 1) * len(captions) / (count + 1)) for i in range(count)]
     metric = ControlAccuracy.empty()
     for turn in turns:
-        metric = metric.merge(_judged(clips, [*captions[turn:], *captions[:turn]], fps))
+        others = [
+            write_caption(replace(read_caption(other), style=read_caption(own).style))
+            for own, other in zip(captions, [*captions[turn:], *captions[:turn]], strict=True)
+        ]
+        metric = metric.merge(_judged(clips, others, fps))
     return ControlAccuracy(
         right=tuple(round(right / max(count, 1)) for right in metric.right),
         num_objects=metric.num_objects // max(count, 1),

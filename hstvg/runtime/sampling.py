@@ -76,7 +76,7 @@ def _clips(
         settings=settings,
         num_frames=num_frames,
         given=None if given is None else given[None].repeat(len(prompts), axis=0),
-        reference=reference,
+        reference=None if reference is None else reference[None],
         device=device,
     )
 
@@ -116,10 +116,8 @@ def _clean(prompt: str) -> str:
 
 def sampling_of(config: Mapping[str, Any]) -> Sampling:
     """Raises ConfigError where a setting is out of its range."""
-    try:
+    with refusals():
         return Sampling.of(config)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 def _frames(config: Mapping[str, Any], model: VideoModel, given: int) -> int:
@@ -136,10 +134,12 @@ def _frames(config: Mapping[str, Any], model: VideoModel, given: int) -> int:
             "give more"
         )
     assert model.generator is not None
-    if wanted > block and not model.generator.context_frames:
+    generator = model.generator
+    if wanted > block and not generator.context_frames and generator.remember is None:
         raise ConfigError(
             f"duration_s={config['duration_s']:g}: this generator writes one block of up to "
-            f"{block / fps:g} s; give at most that, or train one with generator.context_frames=1"
+            f"{block / fps:g} s; give at most that, or train one with generator.context_frames=1 "
+            "or +history=paged"
         )
     if wanted > block and config["show_scales"]:
         raise ConfigError(f"show_scales=true shows one block, of up to {block / fps:g} s")
@@ -166,42 +166,58 @@ def check_kappa(settings: Sampling, generator: Generator) -> None:
 
 
 def _given(config: Mapping[str, Any], model: VideoModel) -> np.ndarray | None:
-    """Frames of a picture or video, at the size and rate of the generator."""
-    if config["given"] is None:
-        return None
-    file = Path(config["given"])
-    if not file.is_file():
-        raise ConfigError(f"given={file} does not exist")
+    """Frames that the clips begin with."""
     assert model.generator is not None
-    if not model.generator.context_frames:
-        raise ConfigError(
-            f"given={file}: this generator cannot go on from frames; train one with "
-            "generator.context_frames=1"
-        )
-    if config["show_scales"]:
-        raise ConfigError("show_scales=true shows a clip from its beginning; leave out given")
-    try:
-        return read_given(file.read_bytes(), model.window)
-    except ValueError as error:
-        raise ConfigError(f"given={file}: {error}") from error
+    return _read_frames(
+        "given",
+        config,
+        model,
+        able=model.generator.context_frames > 0,
+        unable="cannot go on from frames; train one with generator.context_frames=1",
+        no_scales="shows a clip from its beginning; leave out given",
+    )
 
 
 def _reference(config: Mapping[str, Any], model: VideoModel) -> np.ndarray | None:
-    """Frames of a picture or video whose style is wanted, at the size and rate of the generator."""
-    if config["style_reference"] is None:
-        return None
-    file = Path(config["style_reference"])
-    if not file.is_file():
-        raise ConfigError(f"style_reference={file} does not exist")
+    """Frames whose style is wanted."""
     assert model.generator is not None
-    if not model.generator.takes_style:
-        raise ConfigError(
-            f"style_reference={file}: this generator is told its style in words alone; train one "
-            "with +term=style"
-        )
+    return _read_frames(
+        "style_reference",
+        config,
+        model,
+        able=model.generator.takes_style,
+        unable="is told its style in words alone; train one with +term=style",
+        no_scales="shows clips in their own style; leave it out",
+    )
+
+
+def _read_frames(
+    key: str,
+    config: Mapping[str, Any],
+    model: VideoModel,
+    *,
+    able: bool,
+    unable: str,
+    no_scales: str,
+) -> np.ndarray | None:
+    """Of the picture or video that a key names, at the size and rate of the generator; None where
+    it names none.
+
+    Args:
+        able: whether the generator has a use for them.
+        unable: what is said where it has not.
+        no_scales: what is said where its scales are to be shown.
+    """
+    if config[key] is None:
+        return None
+    file = Path(config[key])
+    if not file.is_file():
+        raise ConfigError(f"{key}={file} does not exist")
+    if not able:
+        raise ConfigError(f"{key}={file}: this generator {unable}")
     if config["show_scales"]:
-        raise ConfigError("show_scales=true shows clips in their own style; leave it out")
+        raise ConfigError(f"show_scales=true {no_scales}")
     try:
         return read_given(file.read_bytes(), model.window)
     except ValueError as error:
-        raise ConfigError(f"style_reference={file}: {error}") from error
+        raise ConfigError(f"{key}={file}: {error}") from error

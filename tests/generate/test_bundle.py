@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hstvg.generate.bundle import assemble, assemble_model, load_model, save_model
-from hstvg.generate.workflow import to_frames, write_clips, write_scales
+from hstvg.generate.workflow import read_style, to_frames, write_clips, write_scales
 from hstvg.generator.generator import Sampling
 
 CONFIG = {
@@ -99,6 +99,30 @@ def test_a_clip_is_the_same_in_any_batch(bundle):
     alone = clips(model, prompts=PROMPTS[1:], first=1)[0].astype(int)
     # Sums in another order may round a value across the border of two bytes.
     assert np.abs(alone - clips(model)[1]).max() <= 1
+
+
+def test_a_style_is_named_in_words(bundle):
+    _, model = bundle
+    plain = clips(model, prompts=PROMPTS[:1])
+    warm, again = (clips(model, prompts=[f"{PROMPTS[0]}, in warm style"]) for _ in range(2))
+    assert np.array_equal(warm, again)
+    assert not np.array_equal(warm, plain)
+
+
+def test_every_clip_may_look_like_a_video_of_its_own():
+    style = {"_target_": "hstvg.generator.style.Styling", "width": 8}
+    model = awake_model({**CONFIG, "generator": {**CONFIG["generator"], "style": style}})
+    bright = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+    videos = np.stack([bright, bright // 4])
+    alone = [read_style(model, video[None], 2, torch.device("cpu")).statistics for video in videos]
+    both = read_style(model, videos, 2, torch.device("cpu"))
+    assert torch.equal(alone[0][0], alone[0][1])
+    assert not torch.allclose(alone[0], alone[1], atol=1e-2)
+    for n in range(2):
+        assert torch.allclose(both.statistics[n], alone[n][0], atol=1e-5)
+    assert both.known.all()
+    shown = [clips(model, reference=videos), clips(model, reference=videos[::-1].copy())]
+    assert not np.array_equal(*shown)
 
 
 def test_a_clip_is_shown_as_it_comes_into_being(bundle):

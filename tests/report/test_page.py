@@ -70,6 +70,12 @@ SCORES = {
             frozen=(0.87, 0.42, 0.1),
         ),
     },
+    "style": {
+        "held-out": {
+            "reference": {"style": estimate(0.71), "shape": estimate(0.6)},
+            "no_reference": {"style": estimate(0.125), "shape": estimate(0.62)},
+        }
+    },
     "scales": [
         {
             "scale": scale,
@@ -84,7 +90,7 @@ SCORES = {
             ("2x2x2", 8, 0.81, 0.9123, 28.66),
         ]
     ],
-    "chance": {"colour": 0.125, "shape": 0.333, "motion": 0.111},
+    "chance": {"colour": 0.125, "shape": 0.333, "motion": 0.111, "style": 0.125},
 }
 
 
@@ -219,8 +225,15 @@ def test_holds_every_score(finished_run: Path):
     for by_condition in SCORES["control"].values():
         for scores in by_condition.values():
             assert all(f"{score['value']:.2f}" in page.text for score in scores.values())
-    for shown in ("27.43 dB", "26.91 to 27.95", "0.913", "clear of chance", "0.333"):
+    for shown in ("27.43 dB", "26.91 to 27.95", "0.913", "clear of chance", "0.333", "0.71"):
         assert shown in page.text
+
+
+def test_styles_stand_beside_the_content(finished_run: Path):
+    text = page_of(finished_run).text
+    assert "held-out, styles" in text
+    assert "the same prompts without that clip" in text
+    assert "what the tokenizer keeps of the real clips" not in text  # no such score
 
 
 def test_shows_what_each_scale_keeps(finished_run: Path):
