@@ -10,20 +10,28 @@ a killed ablation goes on. The table goes to docs/ablation_next_scale.md: the me
 the lowest and highest of them.
 """
 
-import json
-import os
-import statistics
-import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ablation import (
+    CONTROL_HEADS,
+    CONTROLS,
+    controls,
+    encode,
+    evaluate,
+    every,
+    named,
+    read,
+    spread,
+    table,
+    train,
+)
+
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "ablation_next_scale.md"
-CONTROLS = ("colour", "shape", "motion")
 QUANTISER = "+tokenizer.quantiser._target_=hstvg.tokenizer.quantiser."
 
 
@@ -50,15 +58,6 @@ VARIANTS = (
     ),
     Variant(name="no self-correction", generator=["generator.corruption=0"]),
 )
-COMMON = [
-    "worker=local",
-    "engine=torch",
-    "engine.precision=auto",
-    "run.sample_clips=0",
-    "run.checkpoint_every=100000",
-    "run.validate_every=100000",
-    "run.log_every=100",
-]
 TOKENIZER = [
     "tokenizer.strides=[4,4,4]",
     "tokenizer.patch=[2,2,2]",
@@ -80,49 +79,25 @@ GENERATOR = [
 
 
 def main(data: Path, runs: Path, seeds: int, tokenizer_steps: int, generator_steps: int) -> None:
+    def write_codes(variant: Variant, seed: int) -> None:
+        run = tokenizer_of(runs, variant, seed)
+        train(run, seed, tokenizer_steps, *TOKENIZER, *variant.tokenizer, f"data.path={data}")
+        encode(data, run, run / "latents")
+
+    def write_clips(variant: Variant, seed: int) -> None:
+        run, tokenizer = generator_of(runs, variant, seed), tokenizer_of(runs, variant, seed)
+        facts = [f"data.path={tokenizer / 'latents'}", f"tokenizer_run={tokenizer}"]
+        train(run, seed, generator_steps, *GENERATOR, *variant.generator, *facts)
+        evaluate(run, data, "guidance=3", "num_clips=96")
+
     codecs = {variant.codec: variant for variant in VARIANTS}
-    every(
-        product(codecs.values(), range(seeds)),
-        lambda variant, seed: write_codes(variant, seed, data, runs, tokenizer_steps),
-    )
-    every(
-        product(VARIANTS, range(seeds)),
-        lambda variant, seed: score(variant, seed, data, runs, generator_steps),
-    )
+    every(product(codecs.values(), range(seeds)), write_codes)
+    every(product(VARIANTS, range(seeds)), write_clips)
     scores = {
-        variant.name: [read(runs, variant, seed) for seed in range(seeds)] for variant in VARIANTS
+        variant.name: [read(generator_of(runs, variant, seed)) for seed in range(seeds)]
+        for variant in VARIANTS
     }
     write(scores, seeds, tokenizer_steps, generator_steps)
-
-
-def every(pairs: Iterable[tuple[Variant, int]], work: Callable[[Variant, int], None]) -> None:
-    """A process per core, since each computes with one thread."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for future in [pool.submit(work, *pair) for pair in pairs]:
-            future.result()
-
-
-def write_codes(variant: Variant, seed: int, data: Path, runs: Path, steps: int) -> None:
-    """Train a tokenizer and encode the clips by it."""
-    run = tokenizer_of(runs, variant, seed)
-    if not (run / "export").is_dir():
-        call("train", *COMMON, *TOKENIZER, *variant.tokenizer, f"data.path={data}", *named(run),
-             f"run.seed={seed}", f"run.steps={steps}")  # fmt: skip
-    latents = run / "latents"
-    if not (latents / "dataset.json").is_file():
-        call("prepare", "source=latents", f"source.path={data}", f"source.tokenizer_run={run}",
-             f"out={latents}")  # fmt: skip
-
-
-def score(variant: Variant, seed: int, data: Path, runs: Path, steps: int) -> None:
-    """Train a generator and evaluate it."""
-    run, tokenizer = generator_of(runs, variant, seed), tokenizer_of(runs, variant, seed)
-    if not (run / "export").is_dir():
-        call("train", *COMMON, *GENERATOR, *variant.generator, f"data.path={tokenizer / 'latents'}",
-             f"tokenizer_run={tokenizer}", *named(run), f"run.seed={seed}",
-             f"run.steps={steps}")  # fmt: skip
-    if not (run / "eval" / "metrics.json").is_file():
-        call("evaluate", f"run={run}", f"data.path={data}", "guidance=3", "num_clips=96")
 
 
 def tokenizer_of(runs: Path, variant: Variant, seed: int) -> Path:
@@ -130,57 +105,32 @@ def tokenizer_of(runs: Path, variant: Variant, seed: int) -> Path:
 
 
 def generator_of(runs: Path, variant: Variant, seed: int) -> Path:
-    word = "".join(c if c.isalnum() else "-" for c in variant.name)
-    return runs / f"gen-{word}-{seed}"
-
-
-def named(run: Path) -> list[str]:
-    return [f"run.root={run.parent}", f"run.name={run.name}"]
-
-
-def call(pipeline: str, *overrides: str) -> None:
-    print(pipeline, *overrides, flush=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", f"pipelines.{pipeline}", *overrides]
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-
-
-def read(runs: Path, variant: Variant, seed: int) -> Mapping[str, Any]:
-    return json.loads((generator_of(runs, variant, seed) / "eval" / "metrics.json").read_text())
+    return runs / f"gen-{named(variant.name)}-{seed}"
 
 
 def write(
-    scores: Mapping[str, Sequence[Mapping[str, Any]]], seeds: int, tokenizer: int, generator: int
+    scores: Mapping[str, Sequence[dict[str, Any]]], seeds: int, tokenizer: int, generator: int
 ) -> None:
     first = next(iter(scores.values()))[0]
     chance = ", ".join(f"{name} {first['chance'][name]:.2f}" for name in CONTROLS)
-    heads = ["variant", "tokens", "PSNR(z)", "PSNR(z_hat_K)"]
-    heads += [f"{control}{place}" for place in ("", ", unseen") for control in CONTROLS]
-    lines = [f"| {' | '.join([name, *cells(of_seeds)])} |" for name, of_seeds in scores.items()]
+    heads = ["variant", "tokens", "PSNR(z)", "PSNR(z_hat_K)", *CONTROL_HEADS]
     DOCS.write_text(
         "# Next-scale, choice by choice\n\n"
         f"Written by `python -m benchmarks.ablate_next_scale`: {seeds} seeds, a tokenizer of "
         f"{tokenizer} steps of 16 clips and a generator of {generator} steps of 8 each, 16x32x32, "
         "one object. Means of the seeds, with the lowest and the highest of them; 96 prompts a "
         f"seed and kind, the same for all. Chance: {chance}.\n\n"
-        f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}\n" + "\n".join(lines) + "\n"
+        + table(heads, [[name, *cells(of_seeds)] for name, of_seeds in scores.items()])
     )
 
 
-def cells(scores: Sequence[Mapping[str, Any]]) -> list[str]:
-    tokens = sum(level["tokens"] for level in scores[0]["scales"])
-    found = [str(tokens)]
-    found += [spread([one["tokenizer"]["psnr"]["value"] for one in scores], 1)]
-    found += [spread([one["scales"][-1]["psnr"]["value"] for one in scores], 1)]
-    for split, control in product(("held-out", "unseen combinations"), CONTROLS):
-        values = [one["control"][split]["generated"][control]["value"] for one in scores]
-        found.append(spread(values, 2))
-    return found
-
-
-def spread(values: Sequence[float], digits: int) -> str:
-    low, high = min(values), max(values)
-    return f"{statistics.mean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+def cells(scores: Sequence[dict[str, Any]]) -> list[str]:
+    return [
+        str(sum(level["tokens"] for level in scores[0]["scales"])),
+        spread([one["tokenizer"]["psnr"]["value"] for one in scores], 1),
+        spread([one["scales"][-1]["psnr"]["value"] for one in scores], 1),
+        *controls(scores),
+    ]
 
 
 if __name__ == "__main__":

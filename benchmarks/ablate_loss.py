@@ -1,0 +1,181 @@
+"""What each term of the joint loss is worth: the full loss, and each lambda set to zero.
+
+    python -m benchmarks.ablate_loss DATA RUNS [seeds] [tokenizer steps] [generator steps]
+
+DATA is a one-object shape world at 32x32 in which every style occurs (python -m pipelines.prepare
+source=shapes source.max_shapes=1 source.camera_fraction=0 source.style_fraction=0.75). One
+tokenizer serves all; per variant and seed a denoiser is trained on its latents. A term of weight 0
+is computed all the same, so all variants have the same network and the same work per step. The
+table goes to docs/ablation_loss.md: measurements of samples, which know no lambda.
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ablation import (
+    CONTROL_HEADS,
+    CONTROLS,
+    controls,
+    encode,
+    evaluate,
+    every,
+    named,
+    read,
+    spread,
+    table,
+    train,
+)
+
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "ablation_loss.md"
+TERMS = ("diffusion", "flow", "attention", "refinement", "style")
+COHERENCE = {"EPE": "epe", "temporal residual": "residual", "flicker": "flicker"}
+LOOKS = ("reference", "no_reference")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A difference from the full loss."""
+
+    name: str
+    overrides: Sequence[str] = field(default_factory=list)
+
+
+VARIANTS = (
+    Variant(name="full"),
+    *(
+        Variant(name=f"no {term}", overrides=[f"objective.terms.{term}.weight=0"])
+        for term in TERMS[1:]
+    ),
+    Variant(name="coarser level not read", overrides=["generator.across=false"]),
+)
+TOKENIZER = [
+    "tokenizer.strides=[4,4,4]",
+    "tokenizer.patch=[2,2,2]",
+    "run.global_batch=16",
+    "run.micro_batch=16",
+    "optimizer.lr=2e-3",
+]
+GENERATOR = [
+    "stage=generator",
+    "+term=attention",
+    "+term=refinement",
+    "+term=style",
+    "generator.context_frames=0",
+    "run.global_batch=16",
+    "run.micro_batch=16",
+    "run.gradients_every=50",
+]
+
+
+def main(data: Path, runs: Path, seeds: int, tokenizer_steps: int, steps: int) -> None:
+    tokenizer = runs / "tokenizer"
+    latents = tokenizer / "latents"
+
+    def write_clips(variant: Variant, seed: int) -> None:
+        run = run_of(runs, variant, seed)
+        facts = [f"data.path={latents}", f"tokenizer_run={tokenizer}"]
+        train(run, seed, steps, *GENERATOR, *variant.overrides, *facts)
+        evaluate(run, data, "guidance=3", "num_clips=96", "style_references=true")
+
+    train(tokenizer, 0, tokenizer_steps, *TOKENIZER, f"data.path={data}")
+    encode(data, tokenizer, latents)
+    every(product(VARIANTS, range(seeds)), write_clips)
+    runs_of = {
+        variant.name: [run_of(runs, variant, seed) for seed in range(seeds)] for variant in VARIANTS
+    }
+    write(runs_of, tokenizer_steps, steps)
+
+
+def run_of(runs: Path, variant: Variant, seed: int) -> Path:
+    return runs / f"{named(variant.name)}-{seed}"
+
+
+def write(runs: Mapping[str, Sequence[Path]], tokenizer_steps: int, steps: int) -> None:
+    scores = {name: [read(run) for run in of_seeds] for name, of_seeds in runs.items()}
+    first = next(iter(scores.values()))[0]
+    chance = ", ".join(f"{name} {first['chance'][name]:.2f}" for name in (*CONTROLS, "style"))
+    real = {head: first["motion"]["held-out"]["real"][key] for head, key in COHERENCE.items()}
+    known = ", ".join(f"{head} {value['value']:.2f}" for head, value in real.items())
+    heads = ["variant", *CONTROL_HEADS, *COHERENCE]
+    looks = ["variant"] + [
+        f"{name}, {'as referred' if look == LOOKS[0] else 'no reference'}"
+        for look, name in product(LOOKS, ("style", "shape", "motion"))
+    ]
+    pulls = ["variant", *(f"{name} of {term}" for term in TERMS for name in ("share", "cosine"))]
+    DOCS.write_text(
+        "# The loss, term by term\n\n"
+        f"Written by `python -m benchmarks.ablate_loss`: {len(next(iter(runs.values())))} seeds, "
+        f"one tokenizer of {tokenizer_steps} steps of 16 clips, denoisers of {steps} steps of 16, "
+        "16x32x32, one object in any style. Means of the seeds, with the lowest and the highest; "
+        f"96 prompts a seed and kind, the same for all. Chance: {chance}. Real clips: {known}.\n\n"
+        + table(heads, [[name, *controls(s), *coherence(s)] for name, s in scores.items()])
+        + "\nHeld-out prompts without the words of their style, with a reference and without:\n\n"
+        + table(looks, [[name, *styles(s)] for name, s in scores.items()])
+        + "\nThe pull of each term at the trunk: its share of the lengths of all weighted "
+        "gradients, and its cosine with that of diffusion, means over the run.\n\n"
+        + table(pulls, [[name, *pulled(of_seeds)] for name, of_seeds in runs.items()])
+    )
+
+
+def coherence(scores: Sequence[dict[str, Any]]) -> list[str]:
+    found = [one["motion"]["held-out"]["generated"] for one in scores]
+    return [spread([one[key]["value"] for one in found], 2) for key in COHERENCE.values()]
+
+
+def styles(scores: Sequence[dict[str, Any]]) -> list[str]:
+    found = [one["style"]["held-out"] for one in scores]
+    return [
+        spread([one[look][name]["value"] for one in found], 2)
+        for look, name in product(LOOKS, ("style", "shape", "motion"))
+    ]
+
+
+def pulled(runs: Sequence[Path]) -> list[str]:
+    """Per term its share of the pull and its cosine with diffusion."""
+    looked = [pull(run) for run in runs]
+    cells = []
+    for term in TERMS:
+        cells.append(spread([one[term][0] for one in looked], 2))
+        cells.append(spread([one[term][1] for one in looked], 2))
+    return cells
+
+
+def pull(run: Path) -> dict[str, tuple[float, float]]:
+    """Means over the steps that were looked at."""
+    import yaml
+
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if f"gradient/{TERMS[0]}" in row]
+    shares: dict[str, list[float]] = {term: [] for term in TERMS}
+    for row in rows:
+        lengths = {term: weight_of(term, config, row) * row[f"gradient/{term}"] for term in TERMS}
+        for term, length in lengths.items():
+            shares[term].append(length / sum(lengths.values()))
+    return {
+        term: (
+            statistics.mean(shares[term]),
+            statistics.mean(row.get(f"cosine/{term}", 1.0) for row in rows),
+        )
+        for term in TERMS
+    }
+
+
+def weight_of(term: str, config: Mapping[str, Any], row: Mapping[str, float]) -> float:
+    """What a term is multiplied by, as far as a log line tells: the trivial value of the step
+    stands for its mean over steps."""
+    entry = config["objective"]["terms"][term]
+    weight = row.get(f"weight/{term}", entry["weight"])
+    return weight / row[f"trivial/{term}"] if entry.get("normalise") else weight
+
+
+if __name__ == "__main__":
+    numbers = [int(argument) for argument in sys.argv[3:]]
+    seeds, tokenizer, generator = [*numbers, *(3, 3000, 2000)[len(numbers) :]]
+    main(Path(sys.argv[1]), Path(sys.argv[2]), seeds, tokenizer, generator)
