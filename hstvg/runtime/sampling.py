@@ -134,12 +134,10 @@ def _frames(config: Mapping[str, Any], model: VideoModel, given: int) -> int:
             "give more"
         )
     assert model.generator is not None
-    generator = model.generator
-    if wanted > block and not generator.context_frames and generator.remember is None:
+    if wanted > block and not model.generator.context_frames:
         raise ConfigError(
             f"duration_s={config['duration_s']:g}: this generator writes one block of up to "
-            f"{block / fps:g} s; give at most that, or train one with generator.context_frames=1 "
-            "or +history=paged"
+            f"{block / fps:g} s; give at most that, or train one with generator.context_frames=1"
         )
     if wanted > block and config["show_scales"]:
         raise ConfigError(f"show_scales=true shows one block, of up to {block / fps:g} s")
