@@ -12,7 +12,7 @@ from hstvg.generator.generator import Generator, Sampling
 from hstvg.nn.haar_bank import style_statistics
 from hstvg.paths.draws import Draws
 from hstvg.scales import upsample
-from hstvg.types import LatentPyramid, StyleReference
+from hstvg.types import LatentPyramid, Recalled, StyleReference
 
 
 @torch.no_grad()
@@ -28,7 +28,8 @@ def write_clips(
     reference: UInt8[np.ndarray, "R T H W 3"] | None = None,
     device: torch.device | None = None,
 ) -> UInt8[np.ndarray, "B T H W 3"]:
-    """A clip per prompt, block after block, each going on from the last frames of the one before.
+    """A clip per prompt, block after block, each going on from what the generator remembers of the
+    ones before or, where it remembers nothing, from the last frames of the one before.
 
     The noise of prompt i is that of (seed, first + i): the same whatever else is in the batch.
 
@@ -49,6 +50,8 @@ def write_clips(
     wanted = num_frames or model.window.num_frames
     style = None if reference is None else read_style(model, reference, len(prompts), where)
     clips = None if given is None else to_pixels(given, where)
+    if generator.remember is not None:
+        return to_frames(_write_on(model, prompts, draws, settings, clips, wanted, style))
     block = 0
     while clips is None or clips.shape[2] < wanted:
         tail = None if clips is None else _tail(clips, model, generator)
@@ -89,17 +92,55 @@ def sample_block(
     settings: Sampling | None,
     tail: Float[Tensor, "B 3 T H W"] | None,
     style: StyleReference | None = None,
+    past: Recalled | None = None,
 ) -> LatentPyramid:
     """The latents of one block, appearance alone.
 
     Args:
         tail: pixels that the block begins with.
+        past: what the generator remembers of the blocks before.
     """
     generator, tokenizer = _generator(model), model.tokenizer
     given = None if tail is None else tokenizer.encode(tail)
     settings = settings or Sampling()
-    sampled = generator.sample(prompts, tokenizer.codec, draws, settings, given, style)
+    sampled = generator.sample(prompts, tokenizer.codec, draws, settings, given, style, past)
     return LatentPyramid(levels=tuple(z[:, : tokenizer.channels] for z in sampled.levels))
+
+
+def _write_on(
+    model: VideoModel,
+    prompts: Sequence[str],
+    draws: Draws,
+    settings: Sampling | None,
+    given: Float[Tensor, "B 3 Tg H W"] | None,
+    wanted: int,
+    style: StyleReference | None,
+) -> Float[Tensor, "B 3 T H W"]:
+    """Clips by a generator that remembers its blocks.
+
+    Only given frames are encoded, and all blocks are decoded as one stream: between two of them
+    there is no seam but what the generator makes.
+    """
+    generator, tokenizer = _generator(model), model.tokenizer
+    assert generator.remember is not None
+    tail = None if given is None else _tail(given, model, generator)
+    begun = 0 if tail is None else tail.shape[2]
+    known = 0 if given is None else given.shape[2]
+    alone, past, blocks = int(tokenizer.first_alone), None, []
+    frames = 0
+    while known + frames - begun < wanted:
+        own = draws.within(f"block/{len(blocks)}")
+        z = sample_block(
+            model, prompts, own, settings, None if blocks else tail, style, past
+        ).finest
+        past = generator.remember(past, z)
+        blocks.append(z)
+        frames = alone + (len(blocks) * z.shape[2] - alone) * tokenizer.strides.t
+    clips = [] if given is None else [given]
+    if blocks:
+        fresh = torch.cat(list(tokenizer.decode_stream(blocks)), dim=2)
+        clips.append(fresh[:, :, begun:])
+    return torch.cat(clips, dim=2)[:, :, :wanted]
 
 
 def read_style(

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hstvg.generator.context import Context
+from hstvg.generator.history import Earlier, History
 from hstvg.generator.layout import Layouts, ToldLayout
 from hstvg.generator.motion import MOTION_CHANNELS, read_motion
 from hstvg.generator.prefixes import (
@@ -59,6 +60,8 @@ class GeneratorExample:
     """Clips whose motion channels are hidden; None where those of none are."""
     style: StyleReference | None = None
     layout: ToldLayout | None = None
+    earlier: Earlier | None = None
+    """The blocks before; None where none ever are told."""
     flawed: FlawedClip | None = None
     """What the refiner trains on, if there is one."""
 
@@ -87,6 +90,7 @@ class Examples:
     tracks: Tracks | None
     styling: Styling | None
     layouts: Layouts | None
+    history: History | None
 
     def of(
         self,
@@ -105,8 +109,12 @@ class Examples:
             known: the captions as it encodes them, where that is done already.
 
         Raises:
-            ValueError: the clips came without something that is trained on.
+            ValueError: the clips came without something that is trained on, or are no whole blocks
+                where history is told.
         """
+        earlier = None
+        if self.history is not None:
+            batch, earlier = self.history.cut(batch, codec.schedule.size.t, draws)
         z, motion, confidence = batch.latent, batch.motion, batch.motion_confidence
         if motion is None or confidence is None:
             raise ValueError("this generator denoises motion; set data.motion=true")
@@ -141,6 +149,7 @@ class Examples:
             unmoved=self._unmoved(draws, z.device),
             style=self.styling.draw(batch, draws) if self.styling else None,
             layout=self.layouts.draw(batch.layout, text, draws) if self.layouts else None,
+            earlier=earlier,
             flawed=flawed,
         )
 

@@ -1,6 +1,6 @@
 """What every generator can do, and how it is told to sample."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, get_args, runtime_checkable
 
@@ -17,8 +17,13 @@ from hstvg.types import (
     LatentBatch,
     LatentPyramid,
     Prediction,
+    Recalled,
     StyleReference,
 )
+
+Remember = Callable[[Recalled | None, Tensor], Recalled]
+"""(what is known of the blocks before, None at the first; the latent of the block that is finished)
+-> what the block after is told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +97,11 @@ class Generator(Protocol):
     takes_style: bool
     """Whether a sample may have a style reference."""
 
+    @property
+    def remember(self) -> Remember | None:
+        """None if a block is told nothing of those before it, but its first frames perhaps."""
+        ...
+
     def example(
         self, batch: LatentBatch, codec: Codec, draws: Draws, known: Condition | None = None
     ) -> Any:
@@ -112,6 +122,7 @@ class Generator(Protocol):
         settings: Sampling,
         given: Float[Tensor, "B C r h w"] | None = None,
         style: StyleReference | None = None,
+        past: Recalled | None = None,
     ) -> LatentPyramid:
         """Latents for captions, coarse to fine.
 
@@ -119,5 +130,6 @@ class Generator(Protocol):
             given: standardised latent frames that the clips begin with; the generator must know
                 how to continue.
             style: how the clips are to look; the generator must take styles.
+            past: of `remember`: the blocks before those that are made.
         """
         ...

@@ -6,6 +6,7 @@ one trunk learns both (proposal, motion modelling; reading of arXiv 2502.02492).
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -15,12 +16,14 @@ from torch import Tensor, nn
 from hstvg.generator.context import Context, GivenCue, begun
 from hstvg.generator.cue import Cue, MovingNoise
 from hstvg.generator.examples import Examples, GeneratorExample
-from hstvg.generator.generator import Sampling
+from hstvg.generator.generator import Remember, Sampling
 from hstvg.generator.guidance import guided
+from hstvg.generator.history import History, HistoryCue
 from hstvg.generator.hst_unet import HSTUNet
 from hstvg.generator.layout import LayoutCue, Layouts, pair_boxes
 from hstvg.generator.motion import MOTION_CHANNELS, read_motion
 from hstvg.generator.neighbours import Before
+from hstvg.generator.paged import Paging, recall, remember, repeated
 from hstvg.generator.prefixes import (
     PrefixCue,
     Prefixes,
@@ -49,6 +52,7 @@ from hstvg.types import (
     Pair,
     Prediction,
     Prefix,
+    Recalled,
     StyleReference,
 )
 
@@ -72,6 +76,7 @@ class HierarchicalGenerator(nn.Module):
         tracks: what a correspondence head is asked for; None is no such head.
         style: how clips are made to look as others do; None tells them no style but in words.
         layout: how they are told where objects are; None tells them in words alone.
+        history: what a block knows of those before it, where kinds has a paged level.
         context_frames: latent frames that a clip may be given to begin with.
         context_share: share of clips trained with some of them given.
         context_noise: largest deviation of the noise on those.
@@ -94,6 +99,7 @@ class HierarchicalGenerator(nn.Module):
         tracks: Tracks | None = None,
         style: Styling | None = None,
         layout: Layouts | None = None,
+        history: History | None = None,
         context_frames: int = 0,
         context_share: float = 0.25,
         context_noise: float = 0.1,
@@ -119,6 +125,7 @@ class HierarchicalGenerator(nn.Module):
             tracks=tracks,
             styling=style,
             layouts=layout,
+            history=history,
         )
         self.examples.context.check(codec.schedule.size.t)
         self.no_text: Tensor
@@ -130,6 +137,7 @@ class HierarchicalGenerator(nn.Module):
             text_width=text.width,
             widths=widths,
             cues=self._cues(codec, widths[-1]),
+            paging=None if history is None else Paging(history, codec, text.width),
             correspondence=tracks is not None,
             **network,
         )
@@ -151,6 +159,8 @@ class HierarchicalGenerator(nn.Module):
                 cues["style"] = StyleAdapter(self.examples.styling, seen, width)
             if self.examples.layouts:
                 cues["layout"] = LayoutCue(self.examples.layouts, self.text.width)
+            if self.examples.history:
+                cues["history"] = HistoryCue(width)
         return cues
 
     @torch.no_grad()
@@ -177,10 +187,12 @@ class HierarchicalGenerator(nn.Module):
             given=example.given,
             objects=example.layout and example.layout.objects(self.text),
         )
+        history = None if example.earlier is None else recall(self.unet, example.earlier)
         velocity, motion, rows, boxes, trunk = [], [], [], [], []
         for level, path in enumerate(example.paths):
             count, C = self.examples.draws[level], self.latent_channels
             told = repeat(replace(condition, prefix=example.prefixes[level]), count)
+            told = replace(told, history=history and repeated(history, count))
             track = example.tracks[level]
             x, trust = path.x, example.confidence[level][:, None]
             if example.unmoved is not None:
@@ -225,11 +237,13 @@ class HierarchicalGenerator(nn.Module):
         settings: Sampling,
         given: Float[Tensor, "B C r h w"] | None = None,
         style: StyleReference | None = None,
+        past: Recalled | None = None,
     ) -> LatentPyramid:
         """Latents for captions, by guided steps; their motion channels come last.
 
         Args:
             given: up to `context_frames` latent frames, with which the clips begin.
+            past: of `remember`.
 
         Raises:
             ValueError: there are more of them, or the noise is to move but never did in training.
@@ -237,6 +251,7 @@ class HierarchicalGenerator(nn.Module):
         if settings.kappa not in (None, *self.kappas):
             raise ValueError(f"kappa={settings.kappa}: nothing here writes scales; train joint")
         condition, nothing = read_prompts(captions, self.text, draws.device, style)
+        condition, nothing = (replace(each, history=past) for each in (condition, nothing))
         return self.climb(condition, nothing, draws, settings, given=given)
 
     @torch.no_grad()
@@ -323,6 +338,10 @@ class HierarchicalGenerator(nn.Module):
             return 0, None
         coarse = coarse_of(prefix, self.levels[level - 1], MOTION_CHANNELS)
         return level, self.path.handoff(coarse, level, self.levels[level], noises[level])
+
+    @property
+    def remember(self) -> Remember | None:
+        return None if self.examples.history is None else partial(remember, self.unet)
 
     @property
     def takes_style(self) -> bool:

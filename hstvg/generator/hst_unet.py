@@ -4,7 +4,8 @@ Proposal Hierarchical Video Generation, hierarchical space-time diffusion. Three
 each half as fine in space and time as the one before (arXiv 2401.12945): local levels convolve,
 regional ones also attend within windows, the global one attends over the whole clip; regional and
 global cells read the text, and on the way up the cells of every level may read those of the
-coarser one. One network serves every level of the pyramid and is told which.
+coarser one. A paged level attends across the blocks of a long video. One network serves every
+level of the pyramid and is told which.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hstvg.generator.cue import Cue, CueAttention
 from hstvg.generator.layout import Grounding
+from hstvg.generator.paged import PagedLevel, Paging, check_kinds
 from hstvg.nn.attention import CoarseAttention, SpaceTimeAttention, TextAttention
 from hstvg.nn.conv import FactorisedConv, zero_init
 from hstvg.nn.correspondence import CorrespondenceAttention, Lookup
@@ -28,7 +30,7 @@ from hstvg.nn.norm import ChannelNorm
 from hstvg.nn.resample import Down, Factor, Up
 from hstvg.types import Condition
 
-Kind = Literal["local", "regional", "global"]
+Kind = Literal["local", "regional", "global", "paged"]
 HALVE = Factor(2, 2, 2)
 
 
@@ -52,13 +54,17 @@ class HSTUNet(nn.Module):
         num_levels: pyramid levels it serves.
         text_width: width of the condition's text tokens.
         widths: channels per U-Net level, finest first.
-        kinds: "local", "regional" or "global" per U-Net level.
+        kinds: "local", "regional", "global" or "paged" per U-Net level.
         depth: blocks per U-Net level, on the way down and again on the way up.
         window: cells per axis of a regional window.
         across: on the way up, cells read those of the coarser level, too.
         checkpointing: recompute each level in the backward pass instead of keeping its activations.
         cues: by name, what it is told beside the text, each with vectors of the coarsest width.
+        paging: makes the paged levels; None where there are none.
         correspondence: heads of their own learn where things go, which L_attention asks them.
+
+    Raises:
+        ValueError: there are paged levels without paging, or the reverse.
     """
 
     def __init__(
@@ -76,9 +82,11 @@ class HSTUNet(nn.Module):
         across: bool = True,
         checkpointing: bool = False,
         cues: Mapping[str, Cue] | None = None,
+        paging: Paging | None = None,
         correspondence: bool = False,
     ) -> None:
         super().__init__()
+        check_kinds(kinds, paging)
         width = widths[-1]
         self.checkpointing = checkpointing
         self.cues: Any = nn.ModuleDict(cues or {})  # a mapping of Cue
@@ -89,6 +97,9 @@ class HSTUNet(nn.Module):
         told = {name: cue.token_width for name, cue in self.cues.items() if cue.token_width}
 
         def level(i: int) -> Level:
+            paged = None
+            if paging is not None and kinds[i] == "paged":
+                paged = paging.level(widths[i], HALVE.t**i, depth, head_dim)
             return Level(
                 widths[i],
                 width,
@@ -99,6 +110,7 @@ class HSTUNet(nn.Module):
                 window=window,
                 head_dim=head_dim,
                 reference=latent_size,
+                paged=paged,
             )
 
         pairs = list(pairwise(widths))
@@ -217,6 +229,7 @@ class Level(nn.Module):
 
     Args:
         told: by name, the widths of the tokens of the cues that have some.
+        paged: what a paged level attends with, beside its cues.
     """
 
     def __init__(
@@ -231,18 +244,21 @@ class Level(nn.Module):
         window: int,
         head_dim: int,
         reference: Sequence[int],
+        paged: PagedLevel | None = None,
     ) -> None:
         super().__init__()
         self.convs = nn.ModuleList(ModulatedBlock(width, signal_width) for _ in range(depth))
         self.attends = kind != "local"
+        self.paged = paged
         count = depth if self.attends else 0
+        own = 0 if paged else count
         reach = window if kind == "regional" else None
         self.selves = nn.ModuleList(
             SpaceTimeAttention(width, head_dim=head_dim, window=reach, reference=reference)
-            for _ in range(count)
+            for _ in range(own)
         )
         self.texts = nn.ModuleList(
-            TextAttention(width, text_width, head_dim=head_dim) for _ in range(count)
+            TextAttention(width, text_width, head_dim=head_dim) for _ in range(own)
         )
         with torch.random.fork_rng(devices=()):
             self.cues: Any = nn.ModuleDict(
@@ -261,11 +277,15 @@ class Level(nn.Module):
         condition: Condition,
         tokens: Mapping[str, Float[Tensor, "B _N _E"] | None],
     ) -> Float[Tensor, "B C t h w"]:
+        view = None if self.paged is None else self.paged.view(x, condition)
         for i, conv in enumerate(self.convs):
             x = conv(x, signal)
             if self.attends:
-                x = self.selves[i](x)
-                told = self.texts[i](x, condition.text, condition.text_mask)
+                if self.paged is None:
+                    x = self.selves[i](x)
+                    told = self.texts[i](x, condition.text, condition.text_mask)
+                else:
+                    told = self.paged(x, i, condition, view)
                 for name, attentions in self.cues.items():
                     told = told + attentions[i](x, tokens[name])
                 x = told

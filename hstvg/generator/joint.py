@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from hstvg.generator.context import begun
 from hstvg.generator.examples import GeneratorExample
-from hstvg.generator.generator import Sampling
+from hstvg.generator.generator import Remember, Sampling
 from hstvg.generator.hierarchical import HierarchicalGenerator
+from hstvg.generator.history import History
 from hstvg.generator.layout import Layouts
 from hstvg.generator.next_scale import NextScaleExample, NextScaleGenerator
 from hstvg.generator.prefixes import Prefixes
@@ -35,6 +36,7 @@ from hstvg.types import (
     LatentPyramid,
     Prediction,
     Prefix,
+    Recalled,
     StyleReference,
 )
 
@@ -57,7 +59,8 @@ class JointGenerator(nn.Module):
         transformer: arguments of NextScaleGenerator, but for those above.
         denoiser: arguments of HierarchicalGenerator, but for those above and below.
         prefixes: what the denoiser is trained to go on from.
-        noise, refiner, tracks, style, layout: as of HierarchicalGenerator.
+        noise, refiner, tracks, style, layout, history: as of HierarchicalGenerator; the
+            transformer knows of no history, so kappa is 0 where there is some.
         context_frames, context_share, context_noise: as of both, each of which draws for itself.
     """
 
@@ -76,6 +79,7 @@ class JointGenerator(nn.Module):
         tracks: Tracks | None = None,
         style: Styling | None = None,
         layout: Layouts | None = None,
+        history: History | None = None,
         context_frames: int = 0,
         context_share: float = 0.25,
         context_noise: float = 0.1,
@@ -97,6 +101,7 @@ class JointGenerator(nn.Module):
             "tracks": tracks,
             "style": style,
             "layout": layout,
+            "history": history,
         }
         self.transformer = NextScaleGenerator(**shared, **transformer)
         self.denoiser = HierarchicalGenerator(
@@ -117,14 +122,22 @@ class JointGenerator(nn.Module):
     def latent_size(self) -> Scale:
         return self.transformer.latent_size
 
+    @property
+    def remember(self) -> Remember | None:
+        return self.denoiser.remember
+
     @torch.no_grad()
     def example(
         self, batch: LatentBatch, codec: Codec, draws: Draws, known: Condition | None = None
     ) -> JointExample:
         """Both examples; what the transformer is told of a caption, the denoiser is told."""
+        own, block = draws.within("denoiser"), batch
+        history = self.denoiser.examples.history
+        if history is not None:  # the block that the denoiser draws
+            block, _ = history.cut(batch, self.latent_size.t, own)
         return JointExample(
-            transformer=self.transformer.example(batch, codec, draws, known),
-            denoiser=self.denoiser.example(batch, codec, draws.within("denoiser"), known),
+            transformer=self.transformer.example(block, codec, draws, known),
+            denoiser=self.denoiser.example(batch, codec, own, known),
         )
 
     def forward(self, example: JointExample) -> Prediction:
@@ -147,11 +160,13 @@ class JointGenerator(nn.Module):
         settings: Sampling,
         given: Float[Tensor, "B C r h w"] | None = None,
         style: StyleReference | None = None,
+        past: Recalled | None = None,
     ) -> LatentPyramid:
         """The scales as they are written, then the levels as they are climbed; appearance alone.
 
         Args:
             given: up to `context_frames` latent frames, with which the clips begin.
+            past: of `remember`; kappa is to be 0.
 
         Raises:
             ValueError: there are more of them, or kappa is none that the denoiser can go on from.
@@ -162,7 +177,10 @@ class JointGenerator(nn.Module):
             raise ValueError(f"kappa={kappa}: this generator knows {known}")
         if style is not None and kappa == codec.schedule.num_levels:
             raise ValueError(f"kappa={kappa} leaves nothing to the denoiser, which styles are for")
+        if past is not None and kappa:
+            raise ValueError(f"kappa={kappa}: the transformer remembers no blocks; give kappa=0")
         condition, nothing = read_prompts(captions, self.text, draws.device, style)
+        condition, nothing = (replace(each, history=past) for each in (condition, nothing))
         states = []
         if kappa:
             states = self.transformer.write(

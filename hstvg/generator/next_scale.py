@@ -31,6 +31,7 @@ from hstvg.types import (
     LatentPyramid,
     Pair,
     Prediction,
+    Recalled,
     Split,
     StyleReference,
 )
@@ -72,6 +73,7 @@ class NextScaleGenerator(nn.Module):
     """
 
     takes_style = False
+    remember = None
 
     def __init__(
         self,
@@ -221,6 +223,7 @@ class NextScaleGenerator(nn.Module):
         settings: Sampling,
         given: Float[Tensor, "B C r h w"] | None = None,
         style: StyleReference | None = None,
+        past: Recalled | None = None,
     ) -> LatentPyramid:
         """Latents for captions, rung after rung: their states, coarse to fine.
 
@@ -229,8 +232,10 @@ class NextScaleGenerator(nn.Module):
                 segments any whole number of them.
 
         Raises:
-            ValueError: a style reference is given, or the number of scales.
+            ValueError: a style reference is given, or the number of scales, or a past.
         """
+        if past is not None:
+            raise ValueError("this generator remembers no blocks; it goes on from frames alone")
         if style is not None:
             raise ValueError("this generator is told its style in words alone")
         if settings.kappa not in (None, *self.kappas):

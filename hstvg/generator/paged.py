@@ -64,6 +64,7 @@ class PagedLevel(nn.Module):
     Args:
         channels: of the latent, without motion.
         stride: cells of the final grid per cell of the level, at the finest level of the pyramid.
+        depth: layers.
         reference: (t, h, w) of the final grid.
         number: among the paged levels of its network.
     """
@@ -183,51 +184,44 @@ class PagedLevel(nn.Module):
 
 
 class Paging:
-    """Makes the paged levels of one network, in the order in which they are asked for."""
+    """Makes the paged levels of one network, in the order in which they are asked for.
 
-    def __init__(
-        self, history: History, codec: Codec, text_width: int, depth: int, head_dim: int
-    ) -> None:
-        self.text_width = text_width
-        self.same: dict[str, Any] = {
-            "channels": codec.channels,
-            "depth": depth,
-            "head_dim": head_dim,
-            "reference": codec.schedule.size,
-            "history": history,
-        }
+    Raises:
+        ValueError: a block has no such tail.
+    """
+
+    def __init__(self, history: History, codec: Codec, text_width: int) -> None:
+        history.check(codec.schedule.size.t)
+        self.history, self.codec, self.text_width = history, codec, text_width
         self.made = 0
 
-    @classmethod
-    def of(
-        cls, history: History | None, kinds: Sequence[str], codec: Codec, *sizes: int
-    ) -> "Paging | None":
-        """None where there is neither history nor a paged level.
-
-        Args:
-            sizes: text_width, depth and head_dim.
-
-        Raises:
-            ValueError: there is one without the other, or a block has no such tail.
-        """
-        if ("paged" in kinds) != (history is not None):
-            raise ValueError(
-                f"kinds {list(kinds)}: a paged level and history need each other; "
-                'set +history=paged and "paged" for one of model.unet.kinds, or neither'
-            )
-        if history is None:
-            return None
-        history.check(codec.schedule.size.t)
-        return cls(history, codec, *sizes)
-
-    def level(self, width: int, stride: int) -> PagedLevel:
+    def level(self, width: int, stride: int, depth: int, head_dim: int) -> PagedLevel:
         """The next one.
 
         Args:
-            stride: as of PagedLevel.
+            stride, depth: as of PagedLevel.
         """
         number, self.made = self.made, self.made + 1
-        return PagedLevel(width, self.text_width, stride=stride, number=number, **self.same)
+        return PagedLevel(
+            width,
+            self.text_width,
+            channels=self.codec.channels,
+            stride=stride,
+            depth=depth,
+            head_dim=head_dim,
+            reference=self.codec.schedule.size,
+            history=self.history,
+            number=number,
+        )
+
+
+def check_kinds(kinds: Sequence[str], paging: Paging | None) -> None:
+    """Raises ValueError where there is history and no level that reads it, or the reverse."""
+    if ("paged" in kinds) != (paging is not None):
+        raise ValueError(
+            f"kinds {list(kinds)}: a paged level and history need each other; "
+            'set +history=paged and "paged" for one of model.unet.kinds, or neither'
+        )
 
 
 def paged_levels(network: nn.Module) -> list[PagedLevel]:

@@ -134,10 +134,12 @@ def _frames(config: Mapping[str, Any], model: VideoModel, given: int) -> int:
             "give more"
         )
     assert model.generator is not None
-    if wanted > block and not model.generator.context_frames:
+    generator = model.generator
+    if wanted > block and not generator.context_frames and generator.remember is None:
         raise ConfigError(
             f"duration_s={config['duration_s']:g}: this generator writes one block of up to "
-            f"{block / fps:g} s; give at most that, or train one with generator.context_frames=1"
+            f"{block / fps:g} s; give at most that, or train one with generator.context_frames=1 "
+            "or +history=paged"
         )
     if wanted > block and config["show_scales"]:
         raise ConfigError(f"show_scales=true shows one block, of up to {block / fps:g} s")
