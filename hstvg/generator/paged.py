@@ -124,22 +124,33 @@ class PagedLevel(nn.Module):
 
     def view(self, x: Float[Tensor, "B D t h w"], condition: Condition) -> View:
         """What the layers share on the grid of x."""
-        size = Scale(*x.shape[2:])
-        frames = self.reference.t // size.t  # of the final grid per frame of this one
+        size, frames = Scale(*x.shape[2:]), self._frames(x)
         page = page_on(size, max(1, self.history.page // frames))
         cells, pages = places(size, page, self.reference, self.head_dim, x.device)
-        text, text_real = _tokens(TEXT, condition.text.shape[1], x), condition.text_mask
-        keys, real, block = [text], [text_real], 0
+        reach = self.reach(x, condition, len(pages))
+        many = x.is_cuda and len(reach.key) >= FLEX_FROM
+        mask = reach.blocks() if many else reach.dense()
+        return View(page=page, cells=cells, pages=pages, mask=mask)
+
+    def reach(self, x: Float[Tensor, "B D t h w"], condition: Condition, pages: int) -> Reach:
+        """What the cells of x see of text, past, own pages and one another.
+
+        Args:
+            pages: summaries of the own block.
+        """
+        frames = self._frames(x)
+        keys, real = [_tokens(TEXT, condition.text.shape[1], x)], [condition.text_mask]
+        block = 0
         if condition.history is not None:
             known = condition.history.known
             block = known.shape[1]
             keys.append(self._past_tokens(block, condition.history.size, x))
             last = known[:, -1:].expand(-1, len(keys[-1]) - block)
             real += [known, last]
-        own = _cells(size, frames, block, x)
-        keys += [_tokens(PAGE, len(pages), x, block), own]
-        real.append(text_real.new_ones(len(x), len(pages) + len(own)))
-        reach = Reach(
+        own = _cells(Scale(*x.shape[2:]), frames, block, x)
+        keys += [_tokens(PAGE, pages, x, block), own]
+        real.append(condition.text_mask.new_ones(len(x), pages + len(own)))
+        return Reach(
             query=own,
             key=Tokens.join(*keys),
             real=torch.cat(real, dim=1),
@@ -147,9 +158,10 @@ class PagedLevel(nn.Module):
             tail=self.history.tail,
             length=self.reference.t,
         )
-        many = x.is_cuda and len(reach.key) >= FLEX_FROM
-        mask = reach.blocks() if many else reach.dense()
-        return View(page=page, cells=cells, pages=pages, mask=mask)
+
+    def _frames(self, x: Float[Tensor, "B D t h w"]) -> int:
+        """Of the final grid per frame of x."""
+        return self.reference.t // x.shape[2]
 
     def _of_the_past(self, size: Scale) -> tuple[Factor, int, Scale]:
         """Cells per summary of a page, frames of the tail and grid of a finished block."""

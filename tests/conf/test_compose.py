@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hstvg.generator.history import History
 from hstvg.generator.layout import Layouts
 from hstvg.objective.objective import Objective, WeightedTerm
 from hstvg.paths.motion_noise import MotionNoise
@@ -66,7 +67,7 @@ def test_every_group_is_known_to_this_file():
     groups = {path.name for path in CONF_DIR.iterdir() if path.is_dir()}
     assert groups == {
         *("model", "tokenizer", "generator", "stage", "worker", "engine", "tracker"),
-        *("adversary", "term", "noise", "layout", "source", "experiment"),
+        *("adversary", "term", "noise", "layout", "history", "source", "experiment"),
     }
 
 
@@ -203,6 +204,21 @@ def test_layouts_come_with_the_data_they_need(name):
 def test_noise_that_moves_must_know_how_fast():
     said = failing("train", "stage=generator", "+noise=motion")
     assert "generator.noise.seconds" in said
+
+
+@pytest.mark.parametrize("generator", ["hst", "joint"])
+@pytest.mark.parametrize("name", choices("history"))
+def test_blocks_that_know_of_those_before_are_one_choice(name, generator):
+    overrides = (f"generator={generator}", f"+history={name}", "model.unet.kinds=[local,paged]")
+    base = ("stage=generator", "dry_run=true", *overrides)
+    config = settle(compose_train(*base, "data.buckets=[16x32x32,32x32x32]"))
+    preflight.check(config)
+    assert type(build(config["generator"]["history"])) is History
+    with pytest.raises(ConfigError, match="12 latent frames are no whole number of blocks of 8"):
+        preflight.check(settle(compose_train(*base, "data.buckets=[24x32x32]")))
+    for one in (base[:-1], base[:-2] + base[-1:]):
+        with pytest.raises(ConfigError, match="need each other"):
+            preflight.check(settle(compose_train(*one)))
 
 
 @pytest.mark.parametrize("name", choices("experiment"))

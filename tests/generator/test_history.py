@@ -239,6 +239,19 @@ def test_a_finished_block_is_read_once():
 
 
 @torch.no_grad()
+def test_a_block_sparse_kernel_says_the_same():
+    """As on a GPU from FLEX_FROM tokens on; without compilation it runs on a CPU, too."""
+    unet = generator(awake=True).eval().unet
+    (level,) = paged_levels(unet)
+    x = noise(2, 32, 2, 2, 2)
+    known = torch.tensor([[True, True], [False, False]])
+    told = replace(condition(), history=recall(unet, earlier(2, 2, known)))
+    view = level.view(x, told)
+    sparse = replace(view, mask=level.reach(x, told, len(view.pages)).blocks())
+    assert torch.allclose(level(x, 0, told, sparse), level(x, 0, told, view), atol=1e-5)
+
+
+@torch.no_grad()
 def test_a_cell_sees_no_further_than_its_window():
     """But through the summary of its page, which is hidden here."""
     level = paged_levels(generator(awake=True, kinds=("paged", "global")).unet)[0]
