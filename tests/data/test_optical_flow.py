@@ -68,6 +68,23 @@ def test_objects_of_the_shape_world_move_as_they_truly_do():
     assert np.mean(wrong) < 0.35 * np.mean(none)
 
 
+@pytest.mark.parametrize("size", [(2, 2), (4, 16), (16, 5), (13, 7)])
+def test_tiny_frames_have_a_flow_of_their_size(size):
+    frames = np.random.default_rng(0).integers(0, 255, (3, *size, 3), dtype=np.uint8)
+    flow, confidence = estimate_flow(frames, FPS)
+    assert flow.shape == (3, 2, *size)
+    assert confidence.shape == (3, 1, *size)
+    assert np.isfinite(flow).all()
+
+
+def test_what_appears_from_nowhere_deserves_no_trust():
+    """The way back from where nothing came leads elsewhere."""
+    frames = sliding_texture(1.0, 0.0)
+    frames[1, 16:48, 16:48] = sliding_texture(0.0, 0.0)[0, 32:, 32:][::-1, ::-1]
+    confidence = estimate_flow(frames[:2], FPS).confidence[0, 0]
+    assert confidence[24:40, 24:40].mean() < 0.5 * confidence[:8].mean()
+
+
 def test_pooling_weighs_by_confidence():
     flow = np.zeros((1, 2, 2, 4), np.float32)
     flow[0, 0] = [[1, 2, 9, 9], [3, 4, 9, 9]]
