@@ -173,6 +173,17 @@ class Condition:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hints:
+    """What a generator may be told of the clips it is to make, besides captions and frames."""
+
+    style: StyleReference | None = None
+    layout: Layout | None = None
+    """At the frames of the latent."""
+    past: Recalled | None = None
+    """The blocks before those that are made, as the generator remembers them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LatentPyramid:
     """One latent seen at several scales, coarse to fine: the common type of both proposals."""
 
@@ -389,6 +400,7 @@ __all__ = [
     "Estimate",
     "GaugedTerm",
     "Given",
+    "Hints",
     "KeyValues",
     "LatentBatch",
     "LatentPyramid",

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Float, Integer
 from safetensors.torch import save
 from torch import Tensor
 
@@ -65,11 +66,16 @@ def _style(arrays: Mapping[str, np.ndarray], device: torch.device) -> StyleRefer
 
 
 def _layout(arrays: Mapping[str, np.ndarray], device: torch.device) -> Layout | None:
-    if "boxes" not in arrays:
-        return None
-    numbers = np.asarray(arrays["labels"], dtype=np.int64)
+    return to_layout(arrays["boxes"], arrays["labels"], device) if "boxes" in arrays else None
+
+
+def to_layout(
+    boxes: Float[np.ndarray, "B O t 4"], labels: Integer[np.ndarray, "B O"], device: torch.device
+) -> Layout:
+    """Clips' `hstvg.scene.layout.Places`, stacked."""
+    numbers = np.asarray(labels, dtype=np.int64)
     return Layout(
-        boxes=_floats(arrays["boxes"], device),
+        boxes=_floats(boxes, device),
         present=torch.from_numpy(numbers >= 0).to(device),
         labels=tuple(tuple(LABELS[n] if n >= 0 else "" for n in clip) for clip in numbers.tolist()),
     )

@@ -1,18 +1,22 @@
 """From prompts to clips: condition, sample the latent, decode, go on from where a block ends."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from hstvg.data.batch import to_layout
 from hstvg.generate.bundle import VideoModel
 from hstvg.generator.generator import Generator, Sampling
 from hstvg.nn.haar_bank import style_statistics
 from hstvg.paths.draws import Draws
 from hstvg.scales import upsample
-from hstvg.types import LatentPyramid, Recalled, StyleReference
+from hstvg.scene.layout import Places
+from hstvg.scene.raster import in_latent_frames
+from hstvg.types import Hints, LatentPyramid, Layout, StyleReference
 
 
 @torch.no_grad()
@@ -26,6 +30,7 @@ def write_clips(
     num_frames: int | None = None,
     given: UInt8[np.ndarray, "B Tg H W 3"] | None = None,
     reference: UInt8[np.ndarray, "R T H W 3"] | None = None,
+    shown: Sequence[Places] | None = None,
     device: torch.device | None = None,
 ) -> UInt8[np.ndarray, "B T H W 3"]:
     """A clip per prompt, block after block, each going on from what the generator remembers of the
@@ -38,10 +43,11 @@ def write_clips(
         num_frames: one block if not given.
         given: frames that the clips begin with; the last of them are what is gone on from.
         reference: a video that each of them is to look like, or one for all.
+        shown: what each of them is to show where in its frames; later ones are like the last.
 
     Raises:
         ValueError: the bundle holds no generator, one that cannot go on from frames, or one that
-            takes no style.
+            takes no style or layout.
     """
     generator = _generator(model)
     where = device or torch.device("cpu")
@@ -50,13 +56,19 @@ def write_clips(
     wanted = num_frames or model.window.num_frames
     style = None if reference is None else read_style(model, reference, len(prompts), where)
     clips = None if given is None else to_pixels(given, where)
+    layout = None
+    if shown is not None:
+        boxes, labels = ([getattr(one, name) for one in shown] for name in ("boxes", "labels"))
+        layout = to_layout(np.stack(boxes), np.stack(labels), where)
     if generator.remember is not None:
-        return to_frames(_write_on(model, prompts, draws, settings, clips, wanted, style))
+        return to_frames(_write_on(model, prompts, draws, settings, clips, wanted, style, layout))
     block = 0
     while clips is None or clips.shape[2] < wanted:
         tail = None if clips is None else _tail(clips, model, generator)
         own = draws.within(f"block/{block}")
-        levels = sample_block(model, prompts, own, settings, tail, style)
+        begun = 0 if clips is None or tail is None else clips.shape[2] - tail.shape[2]
+        hints = Hints(style=style, layout=_layout_of_block(model, layout, begun))
+        levels = sample_block(model, prompts, own, settings, tail, hints)
         fresh = model.tokenizer.decode(levels.finest)
         if clips is None or tail is None:
             clips = fresh
@@ -91,19 +103,17 @@ def sample_block(
     draws: Draws,
     settings: Sampling | None,
     tail: Float[Tensor, "B 3 T H W"] | None,
-    style: StyleReference | None = None,
-    past: Recalled | None = None,
+    hints: Hints | None = None,
 ) -> LatentPyramid:
     """The latents of one block, appearance alone.
 
     Args:
         tail: pixels that the block begins with.
-        past: what the generator remembers of the blocks before.
     """
     generator, tokenizer = _generator(model), model.tokenizer
     given = None if tail is None else tokenizer.encode(tail)
     settings = settings or Sampling()
-    sampled = generator.sample(prompts, tokenizer.codec, draws, settings, given, style, past)
+    sampled = generator.sample(prompts, tokenizer.codec, draws, settings, given, hints)
     return LatentPyramid(levels=tuple(z[:, : tokenizer.channels] for z in sampled.levels))
 
 
@@ -115,6 +125,7 @@ def _write_on(
     given: Float[Tensor, "B 3 Tg H W"] | None,
     wanted: int,
     style: StyleReference | None,
+    layout: Layout | None,
 ) -> Float[Tensor, "B 3 T H W"]:
     """Clips by a generator that remembers its blocks.
 
@@ -130,9 +141,10 @@ def _write_on(
     frames = 0
     while known + frames - begun < wanted:
         own = draws.within(f"block/{len(blocks)}")
-        z = sample_block(
-            model, prompts, own, settings, None if blocks else tail, style, past
-        ).finest
+        at = max(known - begun, 0) + frames
+        hints = Hints(style=style, layout=_layout_of_block(model, layout, at), past=past)
+        start = None if blocks else tail
+        z = sample_block(model, prompts, own, settings, start, hints).finest
         past = generator.remember(past, z)
         blocks.append(z)
         frames = alone + (len(blocks) * z.shape[2] - alone) * tokenizer.strides.t
@@ -141,6 +153,16 @@ def _write_on(
         fresh = torch.cat(list(tokenizer.decode_stream(blocks)), dim=2)
         clips.append(fresh[:, :, begun:])
     return torch.cat(clips, dim=2)[:, :, :wanted]
+
+
+def _layout_of_block(model: VideoModel, layout: Layout | None, first: int) -> Layout | None:
+    """At the latent frames of a block that begins with a frame of the clips."""
+    if layout is None:
+        return None
+    length = model.window.num_frames
+    which = (first + torch.arange(length)).clamp_max(layout.boxes.shape[2] - 1)
+    block = replace(layout, boxes=layout.boxes[:, :, which.to(layout.boxes.device)])
+    return in_latent_frames(block, _generator(model).latent_size.t)
 
 
 def read_style(

@@ -14,11 +14,11 @@ from hstvg.scene.text import TextEncoder
 from hstvg.types import (
     Codec,
     Condition,
+    Hints,
     LatentBatch,
     LatentPyramid,
     Prediction,
     Recalled,
-    StyleReference,
 )
 
 Remember = Callable[[Recalled | None, Tensor], Recalled]
@@ -97,6 +97,9 @@ class Generator(Protocol):
     takes_style: bool
     """Whether a sample may have a style reference."""
 
+    takes_layout: bool
+    """Whether it may be told where objects are."""
+
     @property
     def remember(self) -> Remember | None:
         """None if a block is told nothing of those before it, but its first frames perhaps."""
@@ -121,15 +124,13 @@ class Generator(Protocol):
         draws: Draws,
         settings: Sampling,
         given: Float[Tensor, "B C r h w"] | None = None,
-        style: StyleReference | None = None,
-        past: Recalled | None = None,
+        hints: Hints | None = None,
     ) -> LatentPyramid:
         """Latents for captions, coarse to fine.
 
         Args:
             given: standardised latent frames that the clips begin with; the generator must know
                 how to continue.
-            style: how the clips are to look; the generator must take styles.
-            past: of `remember`: the blocks before those that are made.
+            hints: of the kinds that the generator takes.
         """
         ...

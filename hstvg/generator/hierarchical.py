@@ -47,13 +47,12 @@ from hstvg.scene.text import TextEncoder
 from hstvg.types import (
     Codec,
     Condition,
+    Hints,
     LatentBatch,
     LatentPyramid,
     Pair,
     Prediction,
     Prefix,
-    Recalled,
-    StyleReference,
 )
 
 Record = TypeVar("Record", bound=Any)
@@ -236,22 +235,19 @@ class HierarchicalGenerator(nn.Module):
         draws: Draws,
         settings: Sampling,
         given: Float[Tensor, "B C r h w"] | None = None,
-        style: StyleReference | None = None,
-        past: Recalled | None = None,
+        hints: Hints | None = None,
     ) -> LatentPyramid:
         """Latents for captions, by guided steps; their motion channels come last.
 
         Args:
             given: up to `context_frames` latent frames, with which the clips begin.
-            past: of `remember`.
 
         Raises:
             ValueError: there are more of them, or the noise is to move but never did in training.
         """
         if settings.kappa not in (None, *self.kappas):
             raise ValueError(f"kappa={settings.kappa}: nothing here writes scales; train joint")
-        condition, nothing = read_prompts(captions, self.text, draws.device, style)
-        condition, nothing = (replace(each, history=past) for each in (condition, nothing))
+        condition, nothing = read_prompts(captions, self.text, draws.device, hints)
         return self.climb(condition, nothing, draws, settings, given=given)
 
     @torch.no_grad()
@@ -275,6 +271,8 @@ class HierarchicalGenerator(nn.Module):
         """
         if condition.style is not None and not self.takes_style:
             raise ValueError("a style reference needs a generator trained with +term=style")
+        if condition.objects is not None and not self.takes_layout:
+            raise ValueError("a scene needs a generator trained with +layout=boxes")
         if settings.motion_noise and self.examples.noise is None:
             raise ValueError("motion_noise=... needs a generator trained with +noise=motion")
         if settings.motion_guidance and not self.examples.motion_dropout:
@@ -342,6 +340,10 @@ class HierarchicalGenerator(nn.Module):
     @property
     def remember(self) -> Remember | None:
         return None if self.examples.history is None else partial(remember, self.unet)
+
+    @property
+    def takes_layout(self) -> bool:
+        return self.examples.layouts is not None
 
     @property
     def takes_style(self) -> bool:

@@ -32,12 +32,11 @@ from hstvg.scene.text import TextEncoder
 from hstvg.types import (
     Codec,
     Condition,
+    Hints,
     LatentBatch,
     LatentPyramid,
     Prediction,
     Prefix,
-    Recalled,
-    StyleReference,
 )
 
 
@@ -116,7 +115,7 @@ class JointGenerator(nn.Module):
         if kappa not in self.kappas:
             raise ValueError(f"kappa={kappa}: choose from {', '.join(map(str, self.kappas))}")
         self.kappa = kappa
-        self.takes_style = style is not None
+        self.takes_style, self.takes_layout = style is not None, layout is not None
 
     @property
     def latent_size(self) -> Scale:
@@ -159,14 +158,12 @@ class JointGenerator(nn.Module):
         draws: Draws,
         settings: Sampling,
         given: Float[Tensor, "B C r h w"] | None = None,
-        style: StyleReference | None = None,
-        past: Recalled | None = None,
+        hints: Hints | None = None,
     ) -> LatentPyramid:
         """The scales as they are written, then the levels as they are climbed; appearance alone.
 
         Args:
             given: up to `context_frames` latent frames, with which the clips begin.
-            past: of `remember`; kappa is to be 0.
 
         Raises:
             ValueError: there are more of them, or kappa is none that the denoiser can go on from.
@@ -175,12 +172,12 @@ class JointGenerator(nn.Module):
         if kappa not in self.kappas:
             known = ", ".join(map(str, self.kappas))
             raise ValueError(f"kappa={kappa}: this generator knows {known}")
-        if style is not None and kappa == codec.schedule.num_levels:
-            raise ValueError(f"kappa={kappa} leaves nothing to the denoiser, which styles are for")
-        if past is not None and kappa:
+        hints = hints or Hints()
+        if (hints.style or hints.layout) and kappa == codec.schedule.num_levels:
+            raise ValueError(f"kappa={kappa} leaves nothing to the denoiser, which hints are for")
+        if hints.past is not None and kappa:
             raise ValueError(f"kappa={kappa}: the transformer remembers no blocks; give kappa=0")
-        condition, nothing = read_prompts(captions, self.text, draws.device, style)
-        condition, nothing = (replace(each, history=past) for each in (condition, nothing))
+        condition, nothing = read_prompts(captions, self.text, draws.device, hints)
         states = []
         if kappa:
             states = self.transformer.write(

@@ -27,13 +27,12 @@ from hstvg.types import (
     CodePair,
     Condition,
     Corrupt,
+    Hints,
     LatentBatch,
     LatentPyramid,
     Pair,
     Prediction,
-    Recalled,
     Split,
-    StyleReference,
 )
 
 Head = Literal["codes", "flow"]
@@ -72,7 +71,7 @@ class NextScaleGenerator(nn.Module):
         context_noise: largest deviation of the noise on those.
     """
 
-    takes_style = False
+    takes_style = takes_layout = False
     remember = None
 
     def __init__(
@@ -222,8 +221,7 @@ class NextScaleGenerator(nn.Module):
         draws: Draws,
         settings: Sampling,
         given: Float[Tensor, "B C r h w"] | None = None,
-        style: StyleReference | None = None,
-        past: Recalled | None = None,
+        hints: Hints | None = None,
     ) -> LatentPyramid:
         """Latents for captions, rung after rung: their states, coarse to fine.
 
@@ -232,12 +230,10 @@ class NextScaleGenerator(nn.Module):
                 segments any whole number of them.
 
         Raises:
-            ValueError: a style reference is given, or the number of scales, or a past.
+            ValueError: a hint is given, or the number of scales.
         """
-        if past is not None:
-            raise ValueError("this generator remembers no blocks; it goes on from frames alone")
-        if style is not None:
-            raise ValueError("this generator is told its style in words alone")
+        if hints is not None and (hints.style or hints.layout or hints.past):
+            raise ValueError("this generator is told all in words, and goes on from frames alone")
         if settings.kappa not in (None, *self.kappas):
             raise ValueError(f"kappa={settings.kappa}: there is no denoiser to go on; train joint")
         condition, free = read_prompts(captions, self.text, draws.device)

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hstvg.generator.layout import read_labels
 from hstvg.paths.draws import Draws
 from hstvg.scene.text import TextEncoder
-from hstvg.types import Condition, StyleReference
+from hstvg.types import Condition, Hints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +74,19 @@ def read_prompts(
     prompts: Sequence[str],
     text: TextEncoder,
     device: torch.device,
-    style: StyleReference | None = None,
+    hints: Hints | None = None,
 ) -> tuple[Condition, Condition]:
-    """The prompts, and as many empty ones beside them, padded alike and of the same style."""
+    """The prompts, and as many empty ones beside them, padded alike and with the same hints."""
+    hints = hints or Hints()
+    layout = None if hints.layout is None else read_labels(hints.layout, text).objects(text)
+    known = {"style": hints.style, "objects": layout, "history": hints.past}
     ids, mask = (part.to(device) for part in text.tokenize([*prompts, ""]))
     states = text(ids, mask)
-    told = Condition(text=states[:-1], text_mask=mask[:-1], style=style)
+    told = Condition(text=states[:-1], text_mask=mask[:-1], **known)
     free = Condition(
         text=states[-1:].expand_as(told.text),
         text_mask=mask[-1:].expand_as(told.text_mask),
-        style=style,
+        **known,
     )
     return told, free
 

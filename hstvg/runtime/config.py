@@ -189,6 +189,9 @@ class GenerateSchema:
     motion_noise: float = 0.0
     """How much of the noise moves with the clip, below 1; for a denoiser trained with +noise=motion
     alone. Costs a second sample, which says how the clip moves."""
+    scene: str | None = None
+    """JSON of a Scene (hstvg/scene/syntax.py), whose objects are to be where it has them; for a
+    generator of +layout=boxes."""
     style_reference: str | None = None
     """Picture or video that the clips are to look like, for a generator of +term=style."""
     motion_guidance: float = 0.0

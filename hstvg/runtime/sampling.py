@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from hstvg.data.given import read_given
 from hstvg.data.video import encode_gif, encode_video
@@ -17,6 +18,8 @@ from hstvg.generator.generator import Generator, Sampling
 from hstvg.runtime.assemble import open_run
 from hstvg.runtime.errors import ConfigError
 from hstvg.runtime.worker_local import pick_device
+from hstvg.scene.layout import Places, places
+from hstvg.scene.syntax import Scene
 
 
 def generate(config: dict[str, Any]) -> list[Path]:
@@ -33,6 +36,7 @@ def generate(config: dict[str, Any]) -> list[Path]:
     check_kappa(settings, model.generator)
     given, reference = _given(config, model), _reference(config, model)
     num_frames = _frames(config, model, 0 if given is None else len(given))
+    shown = _places(config, model, num_frames)
     if config["dry_run"]:
         print(f"{len(prompts)} videos of {num_frames} frames at {model.window.fps:g} fps")
         return []
@@ -41,7 +45,16 @@ def generate(config: dict[str, Any]) -> list[Path]:
         part = slice(first, first + config["batch"])
         with refusals():
             clips = _clips(
-                model, prompts[part], first, num_frames, given, reference, settings, config, device
+                model,
+                prompts[part],
+                first,
+                num_frames,
+                given,
+                reference,
+                shown,
+                settings,
+                config,
+                device,
             )
         for clip, file, prompt in zip(clips, files[part], prompts[part], strict=True):
             write_video(clip, model.window.fps, file, config)
@@ -58,6 +71,7 @@ def _clips(
     num_frames: int,
     given: np.ndarray | None,
     reference: np.ndarray | None,
+    shown: Places | None,
     settings: Sampling,
     config: Mapping[str, Any],
     device: torch.device,
@@ -77,6 +91,7 @@ def _clips(
         num_frames=num_frames,
         given=None if given is None else given[None].repeat(len(prompts), axis=0),
         reference=None if reference is None else reference[None],
+        shown=None if shown is None else [shown] * len(prompts),
         device=device,
     )
 
@@ -163,6 +178,32 @@ def check_kappa(settings: Sampling, generator: Generator) -> None:
             f"kappa={settings.kappa}: of this run the next-scale transformer writes {known} "
             "scales; leave kappa out or give one of these"
         )
+
+
+def _places(config: Mapping[str, Any], model: VideoModel, num_frames: int) -> Places | None:
+    """Where the objects of a scene are in every frame of a clip."""
+    if config["scene"] is None:
+        return None
+    file = Path(config["scene"])
+    if not file.is_file():
+        raise ConfigError(f"scene={file} does not exist")
+    assert model.generator is not None
+    if not model.generator.takes_layout:
+        raise ConfigError(
+            f"scene={file}: this generator is told in words alone where things are; train one with "
+            "+layout=boxes"
+        )
+    if config["show_scales"]:
+        raise ConfigError("show_scales=true shows clips of their prompts alone; leave out scene")
+    try:
+        scene = Scene.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"scene={file}: {where or 'the file'}: {first['msg']}") from error
+    window = model.window
+    times = np.arange(num_frames) / window.fps
+    return places(scene, times, aspect=window.width / window.height)
 
 
 def _given(config: Mapping[str, Any], model: VideoModel) -> np.ndarray | None:

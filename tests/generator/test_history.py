@@ -234,7 +234,7 @@ def test_a_finished_block_is_read_once():
     past = model.remember(None, noise(2, 4, T, 4, 4))
     past = model.remember(past, noise(2, 4, T, 4, 4, seed=1))
     assert asked == ["encoder", "keys"] * 2
-    model.sample(CAPTIONS[:2], CODEC, draws(count=2), SETTINGS, past=past)
+    model.sample(CAPTIONS[:2], CODEC, draws(count=2), SETTINGS, hints=Hints(past=past))
     assert len(asked) == 4
 
 
@@ -347,7 +347,9 @@ def test_it_learns_what_only_history_knows():
     z = batch(999).latent[:, :, :T]
     past, where = model.remember(None, z), Draws(9, range(16), CPU)
     told, bare = (
-        model.sample(("",) * 16, CODEC, where, Sampling(guidance=1), past=each).finest[:, :4]
+        model.sample(("",) * 16, CODEC, where, Sampling(guidance=1), hints=Hints(past=each)).finest[
+            :, :4
+        ]
         for each in (past, None)
     )
     errors = [(found - z).square().mean() for found in (told, bare)]
@@ -362,7 +364,7 @@ def write(model, captions, blocks, first=0, changed=None):
     past, made = None, []
     for block in range(blocks):
         where = draws(first, len(captions)).within(f"block/{block}")
-        z = model.sample(captions, CODEC, where, SETTINGS, past=past).finest
+        z = model.sample(captions, CODEC, where, SETTINGS, hints=Hints(past=past)).finest
         made.append(z)
         z = z.clone()
         if changed == block:

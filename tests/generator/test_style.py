@@ -15,7 +15,7 @@ from hstvg.objective.diffusion import DiffusionTerm
 from hstvg.objective.flow import FlowTerm
 from hstvg.objective.objective import Objective, WeightedTerm
 from hstvg.objective.style import StyleTerm
-from hstvg.types import Condition, StyleReference
+from hstvg.types import Condition, Hints, StyleReference
 
 S = num_statistics(4, 4, 4)
 STYLING = Styling(width=8, tokens=3, dropout=0.0)
@@ -168,7 +168,9 @@ def test_another_generator_predicts_no_style():
 
 def sampled(model, style=None, captions=CAPTIONS[:2], **settings):
     asked = Sampling(**{"steps": 2, "guidance": 1.0, **settings})
-    return model.sample(captions, CODEC, draws(0, len(captions)), asked, style=style).finest
+    return model.sample(
+        captions, CODEC, draws(0, len(captions)), asked, hints=Hints(style=style)
+    ).finest
 
 
 def test_a_sample_listens_to_its_reference():
