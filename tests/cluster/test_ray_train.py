@@ -161,10 +161,7 @@ def test_every_engine_exports_the_same_average(engine, run_of):
     )
     assert got.keys() == want.keys()
     for name, value in got.items():
-        assert value.shape == want[name].shape, name
-        # Of weights around 0.1 that took steps of up to 2e-3; Adam turns a gradient of almost 0,
-        # whose sign is noise, into a step like any other, hence an absolute share.
-        torch.testing.assert_close(value, want[name], rtol=TOLERANCE, atol=1e-5, msg=name)
+        assert_same_weights(value, want[name], name)
 
 
 @pytest.mark.parametrize(("engine", "ranks"), [("torch", 2), ("zero-3", 2), ("one-worker", 1)])
@@ -199,7 +196,18 @@ def test_a_run_goes_on_elsewhere(engine, root, run_of, arguments):
         assert one == pytest.approx(other, rel=TOLERANCE, abs=NEAR_ZERO), one["step"]
     want = tensors_of(checkpoint_of(run_of("torch")))
     for key, value in tensors_of(checkpoint_of(run)).items():
-        torch.testing.assert_close(value, want[key], rtol=TOLERANCE, atol=1e-5, msg=key)
+        assert_same_weights(value, want[key], key)
+
+
+def assert_same_weights(got, want, name):
+    """Of weights around 0.1 that took steps of up to 2e-3.
+
+    Adam turns a gradient of almost 0, whose sign is noise, into a step like any other: a few
+    elements may be further apart than the rest, though by far less than a step.
+    """
+    torch.testing.assert_close(got, want, rtol=TOLERANCE, atol=1e-4, msg=name)
+    apart = (got - want).abs() > 1e-5 + TOLERANCE * want.abs()
+    assert apart.float().mean() < 0.01, name
 
 
 @pytest.mark.parametrize("head", ["codes", "flow"])
