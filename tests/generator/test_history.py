@@ -12,7 +12,7 @@ from hstvg.generator.history import Earlier, History
 from hstvg.generator.paged import paged_levels, recall, remember
 from hstvg.paths.draws import Draws
 from hstvg.scales import Scale
-from hstvg.types import Condition, LatentBatch, Layout
+from hstvg.types import Condition, Hints, LatentBatch, Layout
 
 T = CODEC.schedule.size.t
 HISTORY = History(blocks=2, tail=2, page=2, window=1, noise=0.2)
@@ -347,10 +347,8 @@ def test_it_learns_what_only_history_knows():
     z = batch(999).latent[:, :, :T]
     past, where = model.remember(None, z), Draws(9, range(16), CPU)
     told, bare = (
-        model.sample(("",) * 16, CODEC, where, Sampling(guidance=1), hints=Hints(past=each)).finest[
-            :, :4
-        ]
-        for each in (past, None)
+        model.sample(("",) * 16, CODEC, where, Sampling(guidance=1), None, each).finest[:, :4]
+        for each in (Hints(past=past), None)
     )
     errors = [(found - z).square().mean() for found in (told, bare)]
     assert errors[0] < 0.5 * errors[1]
