@@ -51,11 +51,6 @@ VARIANTS = (
     Variant(name="space-only", codec="space", tokenizer=["tokenizer.schedule=space"]),
     Variant(name="per frame", codec="frames", tokenizer=["tokenizer.schedule=frames"]),
     Variant(name="L = 2 (BSQ)", codec="bsq", tokenizer=[f"{QUANTISER}BSQ"]),
-    Variant(
-        name="L = 9",
-        codec="fsq9",
-        tokenizer=[f"{QUANTISER}FSQ", "+tokenizer.quantiser.levels=9"],
-    ),
     Variant(name="no self-correction", generator=["generator.corruption=0"]),
 )
 TOKENIZER = [
