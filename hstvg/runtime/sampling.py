@@ -182,19 +182,16 @@ def check_kappa(settings: Sampling, generator: Generator) -> None:
 
 def _places(config: Mapping[str, Any], model: VideoModel, num_frames: int) -> Places | None:
     """Where the objects of a scene are in every frame of a clip."""
-    if config["scene"] is None:
-        return None
-    file = Path(config["scene"])
-    if not file.is_file():
-        raise ConfigError(f"scene={file} does not exist")
     assert model.generator is not None
-    if not model.generator.takes_layout:
-        raise ConfigError(
-            f"scene={file}: this generator is told in words alone where things are; train one with "
-            "+layout=boxes"
-        )
-    if config["show_scales"]:
-        raise ConfigError("show_scales=true shows clips of their prompts alone; leave out scene")
+    file = _file_of(
+        "scene",
+        config,
+        able=model.generator.takes_layout,
+        unable="is told in words alone where things are; train one with +layout=boxes",
+        no_scales="shows clips of their prompts alone; leave out scene",
+    )
+    if file is None:
+        return None
     try:
         scene = Scene.model_validate_json(file.read_bytes())
     except ValidationError as error:
@@ -209,43 +206,36 @@ def _places(config: Mapping[str, Any], model: VideoModel, num_frames: int) -> Pl
 def _given(config: Mapping[str, Any], model: VideoModel) -> np.ndarray | None:
     """Frames that the clips begin with."""
     assert model.generator is not None
-    return _read_frames(
+    file = _file_of(
         "given",
         config,
-        model,
         able=model.generator.context_frames > 0,
         unable="cannot go on from frames; train one with generator.context_frames=1",
         no_scales="shows a clip from its beginning; leave out given",
     )
+    return _read_frames("given", file, model)
 
 
 def _reference(config: Mapping[str, Any], model: VideoModel) -> np.ndarray | None:
     """Frames whose style is wanted."""
     assert model.generator is not None
-    return _read_frames(
+    file = _file_of(
         "style_reference",
         config,
-        model,
         able=model.generator.takes_style,
         unable="is told its style in words alone; train one with +term=style",
         no_scales="shows clips in their own style; leave it out",
     )
+    return _read_frames("style_reference", file, model)
 
 
-def _read_frames(
-    key: str,
-    config: Mapping[str, Any],
-    model: VideoModel,
-    *,
-    able: bool,
-    unable: str,
-    no_scales: str,
-) -> np.ndarray | None:
-    """Of the picture or video that a key names, at the size and rate of the generator; None where
-    it names none.
+def _file_of(
+    key: str, config: Mapping[str, Any], *, able: bool, unable: str, no_scales: str
+) -> Path | None:
+    """The file that a key names; None where it names none.
 
     Args:
-        able: whether the generator has a use for them.
+        able: whether the generator has a use for it.
         unable: what is said where it has not.
         no_scales: what is said where its scales are to be shown.
     """
@@ -258,6 +248,13 @@ def _read_frames(
         raise ConfigError(f"{key}={file}: this generator {unable}")
     if config["show_scales"]:
         raise ConfigError(f"show_scales=true {no_scales}")
+    return file
+
+
+def _read_frames(key: str, file: Path | None, model: VideoModel) -> np.ndarray | None:
+    """Of a picture or video, at the size and rate of the generator."""
+    if file is None:
+        return None
     try:
         return read_given(file.read_bytes(), model.window)
     except ValueError as error:
