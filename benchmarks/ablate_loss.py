@@ -21,6 +21,7 @@ from typing import Any
 from benchmarks.ablation import (
     CONTROL_HEADS,
     CONTROLS,
+    TOKENIZER,
     controls,
     encode,
     evaluate,
@@ -54,13 +55,6 @@ VARIANTS = (
     ),
     Variant(name="coarser level not read", overrides=["generator.across=false"]),
 )
-TOKENIZER = [
-    "tokenizer.strides=[4,4,4]",
-    "tokenizer.patch=[2,2,2]",
-    "run.global_batch=16",
-    "run.micro_batch=16",
-    "optimizer.lr=2e-3",
-]
 GENERATOR = [
     "stage=generator",
     "+term=attention",

@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.ablation import (
     CONTROL_HEADS,
     CONTROLS,
+    TOKENIZER,
     controls,
     encode,
     evaluate,
@@ -53,13 +54,6 @@ VARIANTS = (
     Variant(name="L = 2 (BSQ)", codec="bsq", tokenizer=[f"{QUANTISER}BSQ"]),
     Variant(name="no self-correction", generator=["generator.corruption=0"]),
 )
-TOKENIZER = [
-    "tokenizer.strides=[4,4,4]",
-    "tokenizer.patch=[2,2,2]",
-    "run.global_batch=16",
-    "run.micro_batch=16",
-    "optimizer.lr=2e-3",
-]
 GENERATOR = [
     "stage=generator",
     "generator=next_scale",
