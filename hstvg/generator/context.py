@@ -64,9 +64,7 @@ class Context:
         self, frames: Float[Tensor, "B C t h w"], draws: Draws
     ) -> tuple[Float[Tensor, "B C t h w"], Float[Tensor, "B"]]:
         """The frames with noise on them, and its deviation per clip."""
-        noise = self.noise * draws.uniform("context/noise")
-        white = draws.normal("context/white", *frames.shape[1:])
-        return frames + noise.view(-1, 1, 1, 1, 1) * white, noise
+        return spoil(frames, self.noise, draws, "context")
 
     def draw(self, z: Float[Tensor, "B C t h w"], draws: Draws) -> Given | None:
         """What a denoiser is told of clips in training; None where it never is told anything."""
@@ -134,6 +132,15 @@ def given_on(given: Given, scale: Scale) -> Float[Tensor, "B Cg t h w"]:
     share = pool(present, Scale(scale.t, 1, 1))
     mean = pool(given.frames * present, scale) / share.clamp_min(1e-6)  # 0 where the share is 0
     return torch.cat([mean, share.expand(-1, -1, *scale)], dim=1)
+
+
+def spoil(
+    frames: Float[Tensor, "B *shape"], most: float, draws: Draws, purpose: str
+) -> tuple[Float[Tensor, "B *shape"], Float[Tensor, "B"]]:
+    """Frames with noise on them, and its deviation per clip: up to `most`."""
+    noise = most * draws.uniform(f"{purpose}/noise")
+    white = draws.normal(f"{purpose}/white", *frames.shape[1:])
+    return frames + noise.view(-1, *[1] * (frames.ndim - 1)) * white, noise
 
 
 def begun(

@@ -146,17 +146,17 @@ class Examples:
             tracks=tuple(self._track(pyramid, trust, level, draws) for level in levels),
             given=self.context.draw(z, draws),
             alpha=alpha,
-            unmoved=self._unmoved(draws, z.device),
+            unmoved=self._unmoved(draws),
             style=self.styling.draw(batch, draws) if self.styling else None,
             layout=self.layouts.draw(batch.layout, text, draws) if self.layouts else None,
             earlier=earlier,
             flawed=flawed,
         )
 
-    def _unmoved(self, draws: Draws, device: torch.device) -> Bool[Tensor, "B"] | None:
+    def _unmoved(self, draws: Draws) -> Bool[Tensor, "B"] | None:
         if not self.motion_dropout:
             return None
-        return torch.tensor(draws.coins("motion_dropout", self.motion_dropout), device=device)
+        return draws.uniform("motion_dropout") < self.motion_dropout
 
     def _prefixes(
         self, z: Float[Tensor, "B C t h w"], codec: Codec, draws: Draws, levels: Ladder

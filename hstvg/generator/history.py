@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hstvg.generator.context import spoil
 from hstvg.generator.cue import Amount, Cue
 from hstvg.paths.draws import Draws
 from hstvg.types import Condition, LatentBatch
@@ -103,12 +104,10 @@ class History:
         slots = max(1, min(self.blocks, count - 1))
         index = number[:, None] - slots + torch.arange(slots, device=z.device)
         known = index >= 0
-        frames = pick(z, count, index.clamp_min(0))
-        noise = self.noise * draws.uniform("history/noise")
-        white = draws.normal("history/white", *frames.shape[1:])
-        spoilt = frames + noise.view(-1, 1, 1, 1, 1, 1) * white
+        blocks = pick(z, count, index.clamp_min(0))
+        frames, noise = spoil(blocks, self.noise, draws, "history")
         return Earlier(
-            frames=spoilt * known[:, :, None, None, None, None],
+            frames=frames * known[:, :, None, None, None, None],
             known=known,
             noise=noise * known.any(1),
         )

@@ -51,8 +51,7 @@ class Layouts:
         """
         if layout is None:
             raise ValueError("this generator is told where objects are; set data.layout=true")
-        dropped = draws.coins("layout_dropout", self.dropout)
-        kept = ~torch.tensor(dropped, device=layout.present.device)
+        kept = draws.uniform("layout_dropout") >= self.dropout
         return read_labels(replace(layout, present=layout.present & kept[:, None]), text)
 
 

@@ -7,7 +7,6 @@ as tokens in a cross-attention of their own beside that to the text (arXiv 2308.
 
 from dataclasses import dataclass, replace
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -41,8 +40,7 @@ class Styling:
         """The references of a batch without those that are dropped."""
         if batch.style is None:
             return None
-        dropped = draws.coins("style_dropout", self.dropout)
-        kept = ~torch.tensor(dropped, device=batch.style.known.device)
+        kept = draws.uniform("style_dropout") >= self.dropout
         return replace(batch.style, known=batch.style.known & kept)
 
 
