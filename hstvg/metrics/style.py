@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
+import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
@@ -143,11 +144,16 @@ def _steepness(image: Float32[np.ndarray, "T H W 3"], dark: Float32[np.ndarray, 
     length = 2 * (2 * _reach(image.shape[2]) + 1) + 1
     shares = []
     for axis in (1, 2):
-        lines = np.moveaxis(image, axis, -1)
-        pieces = np.lib.stride_tricks.sliding_window_view(lines, length, axis=-1)
-        height = pieces.max(axis=-1) - pieces.min(axis=-1)
-        step = np.abs(np.diff(pieces, axis=-1)).max(axis=-1)
+        lines = np.moveaxis(image, axis, -1).reshape(-1, image.shape[axis])
+        height = _highest(lines, length) + _highest(-lines, length)
+        step = _highest(np.abs(np.diff(lines)), length - 1)
         edges = height > EDGE * contrast
         shares.append(step[edges] / height[edges])
     found = np.concatenate(shares)
     return float(np.median(found)) if len(found) else 0.0
+
+
+def _highest(lines: Float32[np.ndarray, "N W"], length: int) -> Float32[np.ndarray, "N pieces"]:
+    """Of every piece of that many pixels."""
+    grown = cv2.dilate(lines, np.ones((1, length), np.uint8), anchor=(0, 0))
+    return grown[:, : lines.shape[1] - length + 1]

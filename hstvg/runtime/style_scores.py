@@ -42,9 +42,10 @@ class Look:
     @classmethod
     def of(cls, clip: Clip, caption: str, style: Style, fps: float) -> "Look":
         """Of one clip that is to show a caption of the shape world, in a style."""
-        said = replace(read_caption(caption), style=find_style(clip) or "plain")
+        seen = find_style(clip)
+        said = replace(read_caption(caption), style=seen or "plain")
         return cls(
-            style=StyleAccuracy.empty().update(generated=[clip], styles=[style]),
+            style=StyleAccuracy(right=int(seen == style), num_clips=1),
             control=ControlAccuracy.empty().update(
                 generated=[clip], captions=[write_caption(said)], fps=fps
             ),
