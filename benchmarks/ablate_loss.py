@@ -56,13 +56,12 @@ VARIANTS = (
 )
 GENERATOR = [
     "stage=generator",
-    "+term=attention",
-    "+term=refinement",
-    "+term=style",
+    "+term=[attention,refinement,style]",
     "generator.context_frames=0",
-    "run.global_batch=16",
-    "run.micro_batch=16",
-    "run.gradients_every=50",
+    "run.global_batch=8",
+    "run.micro_batch=8",
+    "optimizer.lr=3e-3",
+    "run.gradients_every=100",
 ]
 
 
@@ -105,7 +104,7 @@ def write(runs: Mapping[str, Sequence[Path]], tokenizer_steps: int, steps: int) 
     DOCS.write_text(
         "# The loss, term by term\n\n"
         f"Written by `python -m benchmarks.ablate_loss`: {len(next(iter(runs.values())))} seeds, "
-        f"one tokenizer of {tokenizer_steps} steps of 16 clips, denoisers of {steps} steps of 16, "
+        f"one tokenizer of {tokenizer_steps} steps of 16 clips, denoisers of {steps} steps of 8, "
         "16x32x32, one object in any style. Means of the seeds, with the lowest and the highest; "
         f"96 prompts a seed and kind, the same for all. Chance: {chance}. Real clips: {known}.\n\n"
         + table(heads, [[name, *controls(s), *coherence(s)] for name, s in scores.items()])
