@@ -191,7 +191,7 @@ class GenerateSchema:
     alone. Costs a second sample, which says how the clip moves."""
     scene: str | None = None
     """JSON of a Scene (hstvg/scene/syntax.py), whose objects are to be where it has them; for a
-    generator of +layout=boxes."""
+    generator of +layout=boxes. Its caption is the prompt if there is no other."""
     style_reference: str | None = None
     """Picture or video that the clips are to look like, for a generator of +term=style."""
     motion_guidance: float = 0.0
@@ -223,6 +223,9 @@ class EvaluateSchema:
     style_references: bool = False
     """Ask for every prompt twice more, without the words of its style: with a reference clip, which
     shows one, and without. For a generator of +term=style."""
+    layouts: bool = False
+    """Ask for every prompt once more, with the boxes of its own clip's scene. For a generator of
+    +layout=boxes."""
     kappa: int | None = None
     steps: int = 12
     solver: str = "euler"

@@ -21,12 +21,20 @@ from hstvg.metrics.coherence import Coherence
 from hstvg.metrics.control import CHANCE, ControlAccuracy
 from hstvg.metrics.flow_consistency import FlowConsistency
 from hstvg.metrics.interval import mean_interval
+from hstvg.metrics.layout import LayoutOverlap
 from hstvg.metrics.reconstruction import Reconstruction
 from hstvg.metrics.style import STYLE_CHANCE
 from hstvg.runtime.assemble import open_run
 from hstvg.runtime.errors import ConfigError
 from hstvg.runtime.index import DatasetIndex, read_index
 from hstvg.runtime.latents import refuse_latents
+from hstvg.runtime.layout_scores import (
+    check_layouts,
+    layout_scores,
+    overlaps_of,
+    places_of,
+    sample_placed,
+)
 from hstvg.runtime.lineage import write_json
 from hstvg.runtime.reader import Reader, VideoOpener, references
 from hstvg.runtime.sampling import check_kappa, refusals, sampling_of
@@ -41,6 +49,7 @@ from hstvg.runtime.style_scores import (
 )
 from hstvg.runtime.worker_local import pick_device
 from hstvg.scene.grammar import read_caption, style_of, write_caption
+from hstvg.scene.layout import Places
 
 SPLITS = {"val": "held-out", "unseen": "unseen combinations"}
 """Index split -> what it is called: new scenes of known combinations, or combinations unseen."""
@@ -109,6 +118,8 @@ class Case:
     """uint8 T H W 3."""
     looks: Mapping[str, Look]
     """Of the clip, its reconstruction and the samples, by name."""
+    overlaps: Mapping[str, LayoutOverlap]
+    """With what its scene shows where, of the same clips; nothing if nobody asked."""
     row: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Clips to show, by name; of the first few cases."""
 
@@ -134,6 +145,8 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
     if config["style_references"]:
         check_references(model)
         others = ReferenceClips(index, splits, model.window, config["seed"])
+    if config["layouts"]:
+        check_layouts(model)
     if config["dry_run"]:
         print(f"{config['num_clips']} clips of {', '.join(SPLITS[name] for name in splits)}")
         return {}
@@ -149,28 +162,43 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         "scales": _scale_scores(model, cases),
     }
     if model.generator is not None:
-        fps = model.window.fps
         of_split = {
             SPLITS[split]: [case for case in cases if case.split == split] for split in splits
         }
-        judged = {name: _judge_samples(some, fps) for name, some in of_split.items()}
-        scores["motion"] = {
-            name: {"generated": ours.motion(), "real": _all(case.real for case in some).motion()}
-            for (name, some), ours in zip(of_split.items(), judged.values(), strict=True)
-        }
-        if all(_is_shape_world(case.caption) for case in cases):
-            scores["control"] = {
-                name: _control_scores(some, judged[name], fps) for name, some in of_split.items()
-            }
-            scores["chance"] = dict(CHANCE)
-        if others is not None or len({style_of(case.caption) for case in cases} - {None}) > 1:
-            scores["style"] = {
-                name: style_scores([case.looks for case in some]) for name, some in of_split.items()
-            }
-            scores["chance"] = {**CHANCE, "style": STYLE_CHANCE}
+        scores |= _sample_scores(of_split, model.window.fps, config)
     _write(out, scores, cases, model.window, config["num_rows"])
     print(summary(scores))
     print(out / "metrics.json")
+    return scores
+
+
+def _sample_scores(
+    cases: Mapping[str, Sequence[Case]], fps: float, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What is seen in the samples, by split: how they move, and as far as it is known what they
+    were to show, in which style and where."""
+    judged = {name: _judge_samples(some, fps) for name, some in cases.items()}
+    scores: dict[str, Any] = {
+        "motion": {
+            name: {"generated": ours.motion(), "real": _all(case.real for case in some).motion()}
+            for (name, some), ours in zip(cases.items(), judged.values(), strict=True)
+        }
+    }
+    captions = [case.caption for some in cases.values() for case in some]
+    if all(_is_shape_world(caption) for caption in captions):
+        scores["control"] = {
+            name: _control_scores(some, judged[name], fps) for name, some in cases.items()
+        }
+        scores["chance"] = dict(CHANCE)
+    if config["style_references"] or len({style_of(said) for said in captions} - {None}) > 1:
+        scores["style"] = {
+            name: style_scores([case.looks for case in some]) for name, some in cases.items()
+        }
+        scores["chance"] = {**CHANCE, "style": STYLE_CHANCE}
+    if config["layouts"]:
+        scores["layout"] = {
+            name: layout_scores([case.overlaps for case in some]) for name, some in cases.items()
+        }
     return scores
 
 
@@ -194,6 +222,9 @@ def summary(scores: Mapping[str, Any]) -> str:
         for name, values in rows.items():
             shown = "  ".join(f"{key} {_shown(value)}" for key, value in values.items())
             lines.append(f"  {name:<14} {shown}")
+    for split, rows in scores.get("layout", {}).items():
+        shown = "  ".join(f"{name} {_shown(value)}" for name, value in rows.items())
+        lines.append(f"{split}, overlap with the layout  {shown}")
     for split, rows in scores.get("motion", {}).items():
         for name, values in rows.items():
             shown = "  ".join(f"{key} {_shown(value)}" for key, value in values.items())
@@ -209,7 +240,7 @@ def _cases(
     others: ReferenceClips | None,
 ) -> Iterator[Case]:
     rows = index.rows_of(split)[: config["num_clips"]]
-    opener = VideoOpener(windows=[model.window], seed=0, motion=False)
+    opener = VideoOpener(windows=[model.window], seed=0, motion=False, layout=config["layouts"])
     reader = Reader(root=index.root, opener=opener, spares=index.take(rows).to_pylist())
     device = pick_device(config["device"])
     model.to(device)
@@ -226,7 +257,8 @@ def _cases(
             states = [to_frames(model.tokenizer.decode(level)) for level in levels]
             explained = torch.stack([_explained(level, z) for level in levels], dim=1).tolist()
         shown = [None if others is None else others.of(int(row)) for row in part]
-        samples = _samples(model, captions, shown, first, config, device)
+        placed = places_of(block) if config["layouts"] else None
+        samples = _samples(model, captions, shown, placed, first, config, device)
         for i, caption in enumerate(captions):
             if block["reason"][i]:
                 print(f"left out {block['key'][i]}: {block['reason'][i]}", file=sys.stderr)
@@ -241,6 +273,7 @@ def _cases(
                 real=Judged.of(real[i], caption, model.window.fps),
                 sample=clips.get("generated"),
                 looks=look_at(clips, caption, shown[i], model.window.fps),
+                overlaps=overlaps_of(clips, caption, placed[i] if placed else None),
                 row=_row(clips, shown[i]) if first + i < config["num_rows"] else {},
             )
 
@@ -249,6 +282,7 @@ def _samples(
     model: VideoModel,
     captions: Sequence[str],
     shown: Sequence[Reference | None],
+    placed: Sequence[Places] | None,
     first: int,
     config: Mapping[str, Any],
     device: torch.device,
@@ -264,6 +298,9 @@ def _samples(
         if known:
             both = sample_like(model, captions, known, **how)
             samples = [own | like for own, like in zip(samples, both, strict=True)]
+        if placed is not None:
+            there = sample_placed(model, captions, placed, **how)
+            samples = [own | one for own, one in zip(samples, there, strict=True)]
     return samples
 
 
@@ -271,6 +308,7 @@ def _row(clips: Mapping[str, np.ndarray], reference: Reference | None) -> Mappin
     """Clips to show, by the names of the page."""
     row = {name: clips[name] for name in ("real", "reconstruction")}
     row |= {"sample": clips["generated"]} if "generated" in clips else {}
+    row |= {"placed": clips["placed"]} if "placed" in clips else {}
     if reference is None:
         return row
     return row | {"reference": reference.frames, "like_reference": clips["reference"]}

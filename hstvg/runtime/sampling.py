@@ -18,6 +18,7 @@ from hstvg.generator.generator import Generator, Sampling
 from hstvg.runtime.assemble import open_run
 from hstvg.runtime.errors import ConfigError
 from hstvg.runtime.worker_local import pick_device
+from hstvg.scene.grammar import write_caption
 from hstvg.scene.layout import Places, places
 from hstvg.scene.syntax import Scene
 
@@ -28,7 +29,8 @@ def generate(config: dict[str, Any]) -> list[Path]:
     Raises:
         ConfigError: no prompt, a run without a generator, or what this generator cannot do.
     """
-    prompts, files = _jobs(config)
+    scene = _scene(config)
+    prompts, files = _jobs(config, scene)
     model = open_run(config["run"])
     if model.generator is None:
         raise ConfigError(f"{config['run']} is a tokenizer's run; name a run of stage=generator")
@@ -36,7 +38,7 @@ def generate(config: dict[str, Any]) -> list[Path]:
     check_kappa(settings, model.generator)
     given, reference = _given(config, model), _reference(config, model)
     num_frames = _frames(config, model, 0 if given is None else len(given))
-    shown = _places(config, model, num_frames)
+    shown = _places(scene, config, model, num_frames)
     if config["dry_run"]:
         print(f"{len(prompts)} videos of {num_frames} frames at {model.window.fps:g} fps")
         return []
@@ -108,14 +110,20 @@ def write_video(clip: np.ndarray, fps: float, file: Path, config: dict[str, Any]
         file.with_suffix(".gif").write_bytes(encode_gif(frames, fps))
 
 
-def _jobs(config: dict[str, Any]) -> tuple[list[str], list[Path]]:
+def _jobs(config: dict[str, Any], scene: Scene | None) -> tuple[list[str], list[Path]]:
+    """Prompts and the files of their videos."""
     out = Path(config["out"])
-    if (config["prompt"] is None) == (config["prompts"] is None):
+    if config["prompt"] is not None and config["prompts"] is not None:
         raise ConfigError('give either prompt="..." or prompts=FILE')
-    if config["prompt"] is not None:
+    if config["prompts"] is None:
+        prompt = config["prompt"]
+        if prompt is None and scene is not None:
+            prompt = write_caption(scene)
+        if prompt is None:
+            raise ConfigError('give prompt="...", prompts=FILE or scene=FILE')
         if out.suffix != ".mp4":
             raise ConfigError(f"out={out}: the video of a prompt is an .mp4 file")
-        return [_clean(config["prompt"])], [out]
+        return [_clean(prompt)], [out]
     source = Path(config["prompts"])
     if not source.is_file():
         raise ConfigError(f"prompts={source} does not exist")
@@ -180,24 +188,35 @@ def check_kappa(settings: Sampling, generator: Generator) -> None:
         )
 
 
-def _places(config: Mapping[str, Any], model: VideoModel, num_frames: int) -> Places | None:
-    """Where the objects of a scene are in every frame of a clip."""
+def _scene(config: Mapping[str, Any]) -> Scene | None:
+    """What the file of a scene says."""
+    if config["scene"] is None:
+        return None
+    file = Path(config["scene"])
+    if not file.is_file():
+        raise ConfigError(f"scene={file} does not exist")
+    try:
+        return Scene.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"scene={file}: {where or 'the file'}: {first['msg']}") from error
+
+
+def _places(
+    scene: Scene | None, config: Mapping[str, Any], model: VideoModel, num_frames: int
+) -> Places | None:
+    """Where its objects are in every frame of a clip."""
     assert model.generator is not None
-    file = _file_of(
+    _file_of(
         "scene",
         config,
         able=model.generator.takes_layout,
         unable="is told in words alone where things are; train one with +layout=boxes",
         no_scales="shows clips of their prompts alone; leave out scene",
     )
-    if file is None:
+    if scene is None:
         return None
-    try:
-        scene = Scene.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"scene={file}: {where or 'the file'}: {first['msg']}") from error
     window = model.window
     times = np.arange(num_frames) / window.fps
     return places(scene, times, aspect=window.width / window.height)

@@ -89,6 +89,20 @@ def test_a_scene_is_a_file(run, tmp_path):
     assert plain.read_bytes() != told
 
 
+def test_a_scene_says_what_it_shows(run, tmp_path):
+    file = tmp_path / "scene.json"
+    file.write_text(scene().model_copy(update={"style": "warm"}).model_dump_json())
+    fixed = [f"run={run}", f"scene={file}", "steps=2"]
+    (alone,) = generate(compose("generate", [*fixed, f"out={tmp_path / 'alone.mp4'}"]))
+    words = "prompt='a red circle moves right, in warm style'"
+    (said,) = generate(compose("generate", [*fixed, words, f"out={tmp_path / 'said.mp4'}"]))
+    assert alone.read_bytes() == said.read_bytes()
+    (plain,) = ask(run, tmp_path, f"scene={file}")
+    assert plain.read_bytes() != alone.read_bytes()
+    with pytest.raises(ConfigError, match="scene=FILE"):
+        generate(compose("generate", [f"run={run}", f"out={tmp_path / 'none.mp4'}"]))
+
+
 def test_a_wrong_scene_is_one_line(run, tmp_path):
     file = tmp_path / "scene.json"
     with pytest.raises(ConfigError, match="does not exist"):
