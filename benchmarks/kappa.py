@@ -79,7 +79,7 @@ def levels_left(generator: Any, kappa: int) -> int:
 
     if kappa == generator.kappas[-1]:
         return 0
-    first = first_level(generator.denoiser.written, generator.denoiser.levels, kappa)
+    first = first_level(generator.denoiser.examples.written, generator.denoiser.levels, kappa)
     return len(generator.denoiser.levels) - first
 
 

@@ -267,18 +267,11 @@ class HierarchicalGenerator(nn.Module):
             given: as of `sample`.
 
         Raises:
-            ValueError: the noise is to move but never did in training, or too much is given.
+            ValueError: the noise is to move but never did in training, motion is to guide a level
+                that is left out, or too much is given.
         """
-        if condition.style is not None and not self.takes_style:
-            raise ValueError("a style reference needs a generator trained with +term=style")
-        if condition.objects is not None and not self.takes_layout:
-            raise ValueError("a scene needs a generator trained with +layout=boxes")
-        if settings.motion_noise and self.examples.noise is None:
-            raise ValueError("motion_noise=... needs a generator trained with +noise=motion")
-        if settings.motion_guidance and not self.examples.motion_dropout:
-            raise ValueError(
-                "motion_guidance=... needs a generator trained with generator.motion_dropout=0.2"
-            )
+        first = self._first(prefix)
+        self._refuse(condition, settings, first)
         noises = [
             draws.normal(f"sample/{level}", self.latent_channels + MOTION_CHANNELS, *scale)
             for level, scale in enumerate(self.levels)
@@ -287,17 +280,16 @@ class HierarchicalGenerator(nn.Module):
             # A caption does not say where things are. The motion that was generated does, and has
             # the distribution of the motion that moved the noise in training.
             still = replace(settings, motion_noise=0.0)
-            first = self.climb(condition, nothing, draws, still, prefix, given).finest
-            motion = read_motion(first[:, self.latent_channels :])
+            known = self.climb(condition, nothing, draws, still, prefix, given).finest
+            motion = read_motion(known[:, self.latent_channels :])
             alpha = motion.new_full((len(motion),), settings.motion_noise)
-            noises[0] = self.examples.noise.sample(
-                noises[0], motion, alpha, draws.within("sample")
-            ).noise
+            # The levels after take it up: what a jump adds is nothing that the coarsest grid sees.
+            noises[first] = self.examples.noise.colour(
+                noises[first], self.levels[0], motion, alpha, draws.within("sample")
+            )
             condition, nothing = replace(condition, alpha=alpha), replace(nothing, alpha=alpha)
-        known = {"prefix": prefix, "given": self.examples.context.told(given, self.latent_size)}
-        condition, nothing = replace(condition, **known), replace(nothing, **known)
-
-        first, start = self._begin(prefix, noises)
+        told = {"prefix": prefix, "given": self.examples.context.told(given, self.latent_size)}
+        condition, nothing = replace(condition, **told), replace(nothing, **told)
         sampled = self.path.sample(
             guided(self.unet, condition, nothing, settings, self._unmove),
             self.levels,
@@ -305,7 +297,7 @@ class HierarchicalGenerator(nn.Module):
             steps=settings.steps,
             solver=settings.solver,
             first=first,
-            start=start,
+            start=self._start(prefix, first, noises[first]),
         )
         *coarser, finest = sampled.levels
         return LatentPyramid(levels=(*coarser, self._finish(begun(finest, given), given)))
@@ -324,18 +316,40 @@ class HierarchicalGenerator(nn.Module):
         rest = self.refine(latent[:, :, r:], before=latent[:, :, r - 1 : r])
         return torch.cat([latent[:, :, :r], rest], dim=2)
 
-    def _begin(
-        self, prefix: Prefix | None, noises: Sequence[Tensor]
-    ) -> tuple[int, Float[Tensor, "B C t h w"] | None]:
-        """The level to begin with and, if scales are written that far, its start."""
+    def _refuse(self, condition: Condition, settings: Sampling, first: int) -> None:
+        """Raises ValueError where a sample from level `first` on is asked for what it cannot do."""
+        if condition.style is not None and not self.takes_style:
+            raise ValueError("a style reference needs a generator trained with +term=style")
+        if condition.objects is not None and not self.takes_layout:
+            raise ValueError("a scene needs a generator trained with +layout=boxes")
+        if settings.motion_noise and self.examples.noise is None:
+            raise ValueError("motion_noise=... needs a generator trained with +noise=motion")
+        if settings.motion_guidance and not self.examples.motion_dropout:
+            raise ValueError(
+                "motion_guidance=... needs a generator trained with generator.motion_dropout=0.2"
+            )
+        if settings.motion_guidance and first:
+            raise ValueError(
+                "motion_guidance=... acts on the first level, which so many written scales leave "
+                "out; give a smaller kappa"
+            )
+
+    def _first(self, prefix: Prefix | None) -> int:
+        """The level to begin with."""
         if prefix is None or self.examples.written is None:
-            return 0, None
+            return 0
         level = first_level(self.examples.written, self.levels, int(prefix.kappa[0]))
-        if not level:
-            assert level == 0, "kappas names those that a level begins with"
-            return 0, None
+        assert level is not None, "kappas names those that a level begins with"
+        return level
+
+    def _start(
+        self, prefix: Prefix | None, level: int, noise: Float[Tensor, "B C t h w"]
+    ) -> Float[Tensor, "B C t h w"] | None:
+        """Of a level that begins with scales that are written; None where nothing is."""
+        if prefix is None or level == 0:
+            return None
         coarse = coarse_of(prefix, self.levels[level - 1], MOTION_CHANNELS)
-        return level, self.path.handoff(coarse, level, self.levels[level], noises[level])
+        return self.path.handoff(coarse, level, self.levels[level], noise)
 
     @property
     def remember(self) -> Remember | None:

@@ -175,6 +175,13 @@ class JointGenerator(nn.Module):
         hints = hints or Hints()
         if (hints.style or hints.layout) and kappa == codec.schedule.num_levels:
             raise ValueError(f"kappa={kappa} leaves nothing to the denoiser, which hints are for")
+        if (
+            settings.motion_noise or settings.motion_guidance
+        ) and kappa == codec.schedule.num_levels:
+            raise ValueError(
+                f"kappa={kappa} leaves nothing to the denoiser, which motion_noise and "
+                "motion_guidance are for"
+            )
         if hints.past is not None and kappa:
             raise ValueError(f"kappa={kappa}: the transformer remembers no blocks; give kappa=0")
         condition, nothing = read_prompts(captions, self.text, draws.device, hints)

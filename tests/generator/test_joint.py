@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 from test_hierarchical import CAPTIONS, CODEC, CPU, batch_of, draws, latents
 
+from benchmarks.kappa import levels_left, steps_in
 from hstvg.generator.generator import Generator, Sampling
 from hstvg.generator.joint import JointGenerator
 from hstvg.generator.prefixes import Prefixes, first_level, longest, write
@@ -17,6 +19,7 @@ from hstvg.objective.flow import FlowTerm
 from hstvg.objective.next_scale import NextScaleTerm
 from hstvg.objective.objective import Objective, WeightedTerm
 from hstvg.paths.draws import Draws
+from hstvg.paths.motion_noise import MotionNoise
 from hstvg.paths.pyramid_flow import PyramidFlow
 from hstvg.scales import Ladder, Scale, pool
 from hstvg.scene.text import TextEncoder
@@ -33,7 +36,7 @@ K = CODEC.schedule.num_levels
 SETTINGS = Sampling(steps=2, guidance=1.5)
 
 
-def generator(*, awake=False, **changes):
+def generator(*, awake=False, motion_dropout=0.0, **changes):
     torch.manual_seed(0)
     made = JointGenerator(
         codec=CODEC,
@@ -42,6 +45,7 @@ def generator(*, awake=False, **changes):
         denoiser={
             "path": PyramidFlow(boundaries=(0.5, 1.0)),
             "draws": (3, 2),
+            "motion_dropout": motion_dropout,
             "widths": (16, 32),
             "head_dim": 16,
         },
@@ -99,7 +103,7 @@ def test_an_unknown_kappa_is_refused(kappa):
         sampled(generator(), kappa)
 
 
-def test_every_parameter_learns_at_every_step_and_kappa():
+def test_every_parameter_takes_part_at_every_step_and_kappa():
     for none in (0.0, 0.99):
         model = generator(
             awake=True,
@@ -187,8 +191,9 @@ def test_a_handoff_starts_as_in_training():
         kappa=torch.full((2000,), 2),
         corruption=torch.zeros(2000),
     )
-    level, start = model._begin(alone, [noise, noise])
+    level = model._first(alone)
     assert level == 1
+    start = model._start(alone, level, noise)
     a = model.path.start_share(1, 8)
     coarse = pool(prefix.state[one : one + 1], model.levels[0]).repeat_interleave(2, 2)
     coarse = a * coarse.repeat_interleave(2, 3).repeat_interleave(2, 4)
@@ -219,3 +224,47 @@ def test_the_denoiser_listens_to_the_prefix():
     for a in range(4):
         for b in range(a):
             assert not torch.allclose(outs[a], outs[b], atol=1e-6)
+
+
+def test_the_benchmark_deals_evaluations_to_the_levels_that_are_left():
+    model = generator()
+    assert [levels_left(model, kappa) for kappa in model.kappas] == [2, 2, 1, 0]
+    bundle = SimpleNamespace(generator=model)
+    assert [steps_in(bundle, kappa, 24) for kappa in model.kappas] == [12, 11, 21, 1]
+
+
+# ---- what acts on a level that may be left out --------------------------------------------------
+
+
+def test_noise_moves_on_the_level_that_is_begun_with(monkeypatch):
+    noise = MotionNoise(seconds=0.25)
+    model, seen = generator(awake=True, noise=noise), []
+    climb = model.denoiser.path.sample
+
+    def watch(velocity, scales, noises, **settings):
+        seen.append(noises)
+        return climb(velocity, scales, noises, **settings)
+
+    monkeypatch.setattr(model.denoiser.path, "sample", watch)
+    settings = replace(SETTINGS, kappa=2, motion_noise=0.5)  # begins with the second level
+    model.sample(CAPTIONS[:2], CODEC, draws(count=2), settings)
+    white, coloured = seen
+    assert torch.equal(white[0], coloured[0])
+    assert not torch.equal(white[1], coloured[1])
+    seen_by_coarsest = pool(coloured[1], Scale(2, 2, 2)) - pool(white[1], Scale(2, 2, 2))
+    assert seen_by_coarsest.abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("kappa", "changes", "said"),
+    [
+        (K, {"motion_noise": 0.5}, "leaves nothing to the denoiser"),
+        (K, {"motion_guidance": 1.0}, "leaves nothing to the denoiser"),
+        (2, {"motion_guidance": 1.0}, "give a smaller kappa"),
+    ],
+)
+def test_what_no_level_would_heed_is_refused(kappa, changes, said):
+    model = generator(noise=MotionNoise(seconds=0.25), motion_dropout=0.2)
+    settings = replace(SETTINGS, kappa=kappa, **changes)
+    with pytest.raises(ValueError, match=said):
+        model.sample(CAPTIONS[:2], CODEC, draws(count=2), settings)
