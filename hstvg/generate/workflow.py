@@ -160,7 +160,8 @@ def _layout_of_block(model: VideoModel, layout: Layout | None, first: int) -> La
     if layout is None:
         return None
     length = model.window.num_frames
-    which = (first + torch.arange(length)).clamp_max(layout.boxes.shape[2] - 1)
+    # A given picture may stand still for frames before the first one.
+    which = (first + torch.arange(length)).clamp(0, layout.boxes.shape[2] - 1)
     block = replace(layout, boxes=layout.boxes[:, :, which.to(layout.boxes.device)])
     return in_latent_frames(block, _generator(model).latent_size.t)
 

@@ -122,7 +122,7 @@ class Examples:
         pyramid = self.path.pyramid(torch.cat([z, motion], dim=1), scales)
         trust = self.path.pyramid(confidence, scales)
         prefixes = self._prefixes(z, codec, draws, scales)
-        levels = range(len(scales))
+        levels, share = range(len(scales)), z.shape[2] / codec.schedule.size.t
         told = tell(
             batch.captions,
             known,
@@ -143,7 +143,7 @@ class Examples:
             confidence=trust.levels,
             told=told,
             prefixes=prefixes,
-            tracks=tuple(self._track(pyramid, trust, level, draws) for level in levels),
+            tracks=tuple(self._track(pyramid, trust, level, draws, share) for level in levels),
             given=self.context.draw(z, draws),
             alpha=alpha,
             unmoved=self._unmoved(draws),
@@ -169,15 +169,20 @@ class Examples:
         return tuple(written.up_to(longest(scales, level)) for level in levels)
 
     def _track(
-        self, pyramid: LatentPyramid, trust: LatentPyramid, level: int, draws: Draws
+        self, pyramid: LatentPyramid, trust: LatentPyramid, level: int, draws: Draws, share: float
     ) -> tuple[Lookup, Found] | None:
-        """Cells to be found again and where they went, the same for all draws of a level."""
+        """Cells to be found again and where they went, the same for all draws of a level.
+
+        Args:
+            share: the length of the clips as one of the tokenizer's.
+        """
         size = Scale(*pyramid.levels[level].shape[2:])
         if self.tracks is None or size.t == 1:
             return None
         lookup = draw_lookup(draws.within(f"tracks/{level}"), size, self.tracks.queries)
         motion = read_motion(pyramid.levels[level][:, self.latent_channels :])
-        found = follow(motion, trust.levels[level], lookup, self.tracks.seconds(size.t))
+        seconds = self.tracks.seconds(size.t, share)
+        found = follow(motion, trust.levels[level], lookup, seconds)
         return lookup, found
 
     def _paths(

@@ -11,7 +11,7 @@ level of the pyramid and is told which.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hstvg.generator.cue import Cue, CueAttention
 from hstvg.generator.layout import Grounding
-from hstvg.generator.paged import PagedLevel, Paging, check_kinds
+from hstvg.generator.paged import Kind, PagedLevel, Paging, check_kinds
 from hstvg.nn.attention import CoarseAttention, SpaceTimeAttention, TextAttention
 from hstvg.nn.conv import FactorisedConv, zero_init
 from hstvg.nn.correspondence import CorrespondenceAttention, Lookup
@@ -30,7 +30,6 @@ from hstvg.nn.norm import ChannelNorm
 from hstvg.nn.resample import Down, Factor, Up
 from hstvg.types import Condition
 
-Kind = Literal["local", "regional", "global", "paged"]
 HALVE = Factor(2, 2, 2)
 
 
@@ -64,7 +63,8 @@ class HSTUNet(nn.Module):
         correspondence: heads of their own learn where things go, which L_attention asks them.
 
     Raises:
-        ValueError: there are paged levels without paging, or the reverse.
+        ValueError: a kind is unknown or one too many or too few, or there are paged levels without
+            paging, or the reverse.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class HSTUNet(nn.Module):
         correspondence: bool = False,
     ) -> None:
         super().__init__()
-        check_kinds(kinds, paging)
+        check_kinds(kinds, len(widths), paging)
         width = widths[-1]
         self.checkpointing = checkpointing
         self.cues: Any = nn.ModuleDict(cues or {})  # a mapping of Cue

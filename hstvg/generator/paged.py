@@ -7,7 +7,7 @@ every branch of guidance. With each further block the older ones shrink to their
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,9 @@ from hstvg.nn.reach import BLOCK, CELL, PAGE, TEXT, Reach, Tokens
 from hstvg.nn.resample import Down, Factor
 from hstvg.scales import Scale
 from hstvg.types import Codec, Condition, KeyValues, Recalled
+
+Kind = Literal["local", "regional", "global", "paged"]
+"""Of the levels of a U-Net."""
 
 
 class BlockEncoder(nn.Module):
@@ -227,8 +230,14 @@ class Paging:
         )
 
 
-def check_kinds(kinds: Sequence[str], paging: Paging | None) -> None:
-    """Raises ValueError where there is history and no level that reads it, or the reverse."""
+def check_kinds(kinds: Sequence[str], widths: int, paging: Paging | None) -> None:
+    """Raises ValueError where a kind is unknown or not every width has one, and where there is
+    history and no level that reads it, or the reverse."""
+    known = get_args(Kind)
+    if len(kinds) != widths or not set(kinds) <= set(known):
+        raise ValueError(
+            f"kinds {list(kinds)}: name one of {', '.join(known)} for each of {widths} widths"
+        )
     if ("paged" in kinds) != (paging is not None):
         raise ValueError(
             f"kinds {list(kinds)}: a paged level and history need each other; "

@@ -30,9 +30,14 @@ class Tracks:
     queries: int = 32
     """Cells looked up per clip and level."""
 
-    def seconds(self, frames: int) -> float:
-        """From one latent frame to the next, of a grid with this many."""
-        return self.num_frames / self.fps / frames
+    def seconds(self, frames: int, share: float = 1.0) -> float:
+        """From one latent frame to the next.
+
+        Args:
+            frames: of the grid.
+            share: the length of the clips as one of `num_frames`.
+        """
+        return share * self.num_frames / self.fps / frames
 
 
 @dataclass(frozen=True, kw_only=True)

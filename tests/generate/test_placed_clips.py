@@ -11,6 +11,7 @@ from hstvg.generate.workflow import write_clips
 from hstvg.generator.generator import Sampling
 from hstvg.runtime.config import compose
 from hstvg.runtime.errors import ConfigError
+from hstvg.runtime.layout_scores import layout_scores, overlaps_of, sample_placed
 from hstvg.runtime.sampling import generate
 from hstvg.scene.grammar import write_caption
 from hstvg.scene.layout import places
@@ -66,6 +67,34 @@ def test_a_later_block_is_told_its_own_part():
     speed = 0.5 / 16  # per frame
     moved = starts[1][0, 0, 0, 0] - starts[0][0, 0, 0, 0]
     assert float(moved) == pytest.approx(6 * speed, abs=1e-5)
+
+
+def test_a_picture_stands_still_where_things_are_at_first():
+    """A given picture is padded before its first frame, where no boxes are known."""
+    model, met = awake_model(PLACED), []
+    cue = model.generator.unet.cues["layout"]
+    tokens = cue.tokens
+    cue.tokens = lambda signal, told: met.append(told.objects.layout.boxes) or tokens(signal, told)
+    given = np.zeros((1, 1, 16, 16, 3), np.uint8)
+    where = [shown(scene(), frames=9)]
+    write_clips(model, PROMPTS[:1], seed=0, settings=SETTINGS, given=given, shown=where)
+    assert float(met[0][0, 0, 0, 0]) == pytest.approx(0.1, abs=1e-5)
+
+
+def test_an_evaluation_tells_samples_where_things_are():
+    model, where = awake_model(PLACED), [shown(scene(), 8), shown(scene(0.6, 0.1), 8)]
+    prompts = [PROMPTS[0]] * 2
+    how = {"seed": 0, "first": 0, "settings": SETTINGS, "device": torch.device("cpu")}
+    placed = sample_placed(model, prompts, where, **how)
+    told = write_clips(model, prompts, shown=where, **how)
+    assert all(np.array_equal(one["placed"], clip) for one, clip in zip(placed, told, strict=True))
+    caption = write_caption(scene())
+    clips = {"real": told[0], "other": told[0]}
+    assert set(overlaps_of(clips, caption, where[0])) == {"real"}
+    assert overlaps_of(clips, "a dog", where[0]) == {}
+    assert overlaps_of(clips, caption, shown(None, 8)) == {}
+    scores = layout_scores([overlaps_of(clips, caption, where[0]), {}])
+    assert scores["real"]["n"] == 1
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from hstvg.generator.hst_unet import HSTUNet, ModulatedBlock
+from hstvg.generator.paged import check_kinds
 from hstvg.types import Condition
 
 
@@ -40,6 +41,12 @@ def test_shapes_of_every_size_it_serves(kinds, size):
     x, tau = torch.randn(2, 5, *size), torch.rand(2)
     for level in (0, 1):
         assert unet(kinds)(x, tau, level, condition()).shape == x.shape
+
+
+@pytest.mark.parametrize("kinds", [("local", "regionl"), ("local",), ("local", "global", "local")])
+def test_levels_and_their_kinds_go_together(kinds):
+    with pytest.raises(ValueError, match=r"regional.* for each of 2 widths"):
+        check_kinds(kinds, 2, None)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from hstvg.generator.tracks import draw_lookup, follow
+from hstvg.generator.tracks import Tracks, draw_lookup, follow
 from hstvg.nn.correspondence import Lookup
 from hstvg.objective.attention import AttentionTerm
 from hstvg.paths.draws import Draws
@@ -55,6 +55,12 @@ def test_the_motion_met_on_the_way_counts():
     motion[:, :, 1, 1, 2] = torch.tensor([0, 1]) / SIZE[2]  # where the cell is in frame 1
     found, _ = where(motion, 0, 9, 2)
     assert found[2, 2] == 1
+
+
+def test_frames_of_longer_clips_are_as_far_apart():
+    tracks = Tracks(num_frames=16, fps=8.0)
+    assert tracks.seconds(4) == 0.5
+    assert tracks.seconds(8, share=2.0) == 0.5
 
 
 def test_what_leaves_the_frame_has_no_weight():
