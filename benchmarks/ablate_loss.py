@@ -147,8 +147,17 @@ def pull(run: Path) -> dict[str, tuple[float, float]]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if f"gradient/{TERMS[0]}" in row]
     shares: dict[str, list[float]] = {term: [] for term in TERMS}
+    divisors = {
+        term: statistics.mean(row[f"trivial/{term}"] for row in rows)
+        if config["objective"]["terms"][term].get("normalise")
+        else 1.0
+        for term in TERMS
+    }
     for row in rows:
-        lengths = {term: weight_of(term, config, row) * row[f"gradient/{term}"] for term in TERMS}
+        lengths = {
+            term: weight_of(term, config, row) / divisors[term] * row[f"gradient/{term}"]
+            for term in TERMS
+        }
         for term, length in lengths.items():
             shares[term].append(length / sum(lengths.values()))
     return {
@@ -161,11 +170,8 @@ def pull(run: Path) -> dict[str, tuple[float, float]]:
 
 
 def weight_of(term: str, config: Mapping[str, Any], row: Mapping[str, float]) -> float:
-    """What a term is multiplied by, as far as a log line tells: the trivial value of the step
-    stands for its mean over steps."""
-    entry = config["objective"]["terms"][term]
-    weight = row.get(f"weight/{term}", entry["weight"])
-    return weight / row[f"trivial/{term}"] if entry.get("normalise") else weight
+    """What a term is multiplied by, as far as a log line tells."""
+    return row.get(f"weight/{term}", config["objective"]["terms"][term]["weight"])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
@@ -23,7 +24,6 @@ from hstvg.metrics.flow_consistency import FlowConsistency
 from hstvg.metrics.interval import mean_interval
 from hstvg.metrics.layout import LayoutOverlap
 from hstvg.metrics.reconstruction import Reconstruction
-from hstvg.metrics.style import STYLE_CHANCE
 from hstvg.runtime.assemble import open_run
 from hstvg.runtime.errors import ConfigError
 from hstvg.runtime.index import DatasetIndex, read_index
@@ -165,7 +165,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         of_split = {
             SPLITS[split]: [case for case in cases if case.split == split] for split in splits
         }
-        scores |= _sample_scores(of_split, model.window.fps, config)
+        scores |= _sample_scores(of_split, model.window.fps, config, others)
     _write(out, scores, cases, model.window, config["num_rows"])
     print(summary(scores))
     print(out / "metrics.json")
@@ -173,7 +173,10 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sample_scores(
-    cases: Mapping[str, Sequence[Case]], fps: float, config: Mapping[str, Any]
+    cases: Mapping[str, Sequence[Case]],
+    fps: float,
+    config: Mapping[str, Any],
+    others: ReferenceClips | None,
 ) -> dict[str, Any]:
     """What is seen in the samples, by split: how they move, and as far as it is known what they
     were to show, in which style and where."""
@@ -190,11 +193,14 @@ def _sample_scores(
             name: _control_scores(some, judged[name], fps) for name, some in cases.items()
         }
         scores["chance"] = dict(CHANCE)
-    if config["style_references"] or len({style_of(said) for said in captions} - {None}) > 1:
+    asked = Counter(style for said in captions if (style := style_of(said)) is not None)
+    if others is not None or len(asked) > 1:
         scores["style"] = {
             name: style_scores([case.looks for case in some]) for name, some in cases.items()
         }
-        scores["chance"] = {**CHANCE, "style": STYLE_CHANCE}
+        # Without references, that of saying always what is asked for most.
+        chance = max(asked.values()) / asked.total() if others is None else others.chance
+        scores["chance"] = {**CHANCE, "style": chance}
     if config["layouts"]:
         scores["layout"] = {
             name: layout_scores([case.overlaps for case in some]) for name, some in cases.items()
@@ -211,7 +217,8 @@ def summary(scores: Mapping[str, Any]) -> str:
         shown = "  ".join(f"{name} {_shown(row[name])}" for name in ("psnr", "ssim", "explained"))
         lines.append(f"  up to {row['scale']:<12} {shown}  entropy {row['entropy']:.2f}")
     for split, rows in scores.get("control", {}).items():
-        lines.append(f"{split} prompts, n={next(iter(rows['generated'].values()))['n']}")
+        counts = {value["n"] for value in rows["generated"].values()} or {0}
+        lines.append(f"{split} prompts, n={counts.pop()}")
         for name, values in rows.items():
             shown = "  ".join(f"{key} {_shown(value)}" for key, value in values.items())
             lines.append(f"  {name:<10} {shown}")

@@ -73,6 +73,9 @@ class ReferenceClips:
     Which one is a pure function of the seed and of the row of the prompt's own clip; never that
     clip itself.
 
+    Attributes:
+        chance: of meeting their style without looking at them.
+
     Raises:
         ConfigError: of fewer than two styles there are two held-out clips.
     """
@@ -93,6 +96,7 @@ class ReferenceClips:
                 f"{len(self.groups)} of {len(STYLES)} styles twice; two such styles are needed"
             )
         self.index, self.seed = index, seed
+        self.chance = 1 / len(self.groups)
         opener = VideoOpener(windows=[window], seed=0, motion=False)
         self.reader = Reader(root=index.root, opener=opener, spares=())
 
