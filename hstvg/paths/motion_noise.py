@@ -32,7 +32,7 @@ from hstvg.scales import Scale, pool, upsample
 
 @dataclass(frozen=True, kw_only=True)
 class Particles:
-    """The particles of clips between two frames: all that the noise of the next block needs."""
+    """The particles of clips between two frames: all that noise needs to go on from there."""
 
     place: Float[Tensor, "B P 2"]
     """x, y at the frame that comes, in cells of the grid; outside it where a slot is free."""
