@@ -5,22 +5,28 @@
 DATA is a one-object shape world at 32x32 in which every style occurs (python -m pipelines.prepare
 source=shapes source.max_shapes=1 source.camera_fraction=0 source.style_fraction=0.75). One
 tokenizer serves all; per variant and seed a denoiser is trained on its latents. A term of weight 0
-is computed all the same, so all variants have the same network and the same work per step. The
-table goes to docs/ablation_loss.md: measurements of samples, which know no lambda.
+is computed all the same, so all variants have the same network and the same work per step. Without
+the flow term the motion channels are read in training and never learnt to be written; the variant
+of still channels tells what they are worth from what that mismatch costs. Readings are other
+weights, tried on the first seed. Tables go to docs/ablation_loss.md: measurements of samples, which
+know no lambda.
 """
 
 import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.ablation import (
     CONTROL_HEADS,
     CONTROLS,
+    SPLITS,
     TOKENIZER,
     controls,
     encode,
@@ -32,11 +38,16 @@ from benchmarks.ablation import (
     table,
     train,
 )
+from hstvg.generator.examples import GeneratorExample
+from hstvg.generator.hierarchical import HierarchicalGenerator
+from hstvg.paths.draws import Draws
+from hstvg.types import Codec, Condition, LatentBatch
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "ablation_loss.md"
 TERMS = ("diffusion", "flow", "attention", "refinement", "style")
 COHERENCE = {"EPE": "epe", "temporal residual": "residual", "flicker": "flicker"}
-LOOKS = ("reference", "no_reference")
+LOOKS = {"reference": "as referred", "no_reference": "no reference"}
+SEEN = ("style", "shape", "motion")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +64,17 @@ VARIANTS = (
         Variant(name=f"no {term}", overrides=[f"objective.terms.{term}.weight=0"])
         for term in TERMS[1:]
     ),
+    Variant(
+        name="still channels",
+        overrides=["generator._target_=benchmarks.ablate_loss.StillGenerator"],
+    ),
+)
+READINGS = (
+    Variant(
+        name="attention 4 times, to the end",
+        overrides=["objective.terms.attention.weight=0.2", "objective.terms.attention.decay=0"],
+    ),
+    Variant(name="style 10 times", overrides=["objective.terms.style.weight=1"]),
 )
 GENERATOR = [
     "stage=generator",
@@ -63,6 +85,17 @@ GENERATOR = [
     "optimizer.lr=3e-3",
     "run.gradients_every=100",
 ]
+
+
+class StillGenerator(HierarchicalGenerator):
+    """Whose clips all seem to stand still: its motion channels are there and say nothing."""
+
+    def example(
+        self, batch: LatentBatch, codec: Codec, draws: Draws, known: Condition | None = None
+    ) -> GeneratorExample:
+        assert batch.motion is not None
+        still = replace(batch, motion=torch.zeros_like(batch.motion))
+        return super().example(still, codec, draws, known)
 
 
 def main(data: Path, runs: Path, seeds: int, tokenizer_steps: int, steps: int) -> None:
@@ -78,37 +111,55 @@ def main(data: Path, runs: Path, seeds: int, tokenizer_steps: int, steps: int) -
     train(tokenizer, 0, tokenizer_steps, *TOKENIZER, f"data.path={data}")
     encode(data, tokenizer, latents)
     # Seed by seed, so that an ablation that is ended early still compares all variants.
-    every([(variant, seed) for seed in range(seeds) for variant in VARIANTS], write_clips)
-    runs_of = {
+    of_seeds = [(variant, seed) for seed in range(seeds) for variant in VARIANTS]
+    every([*of_seeds, *((reading, 0) for reading in READINGS)], write_clips)
+    compared = {
         variant.name: [run_of(runs, variant, seed) for seed in range(seeds)] for variant in VARIANTS
     }
-    write(runs_of, tokenizer_steps, steps)
+    read_so = {reading.name: [run_of(runs, reading, 0)] for reading in (VARIANTS[0], *READINGS)}
+    write(compared, read_so, tokenizer_steps, steps)
 
 
 def run_of(runs: Path, variant: Variant, seed: int) -> Path:
     return runs / f"{named(variant.name)}-{seed}"
 
 
-def write(runs: Mapping[str, Sequence[Path]], tokenizer_steps: int, steps: int) -> None:
-    scores = {name: [read(run) for run in of_seeds] for name, of_seeds in runs.items()}
-    first = next(iter(scores.values()))[0]
+def write(
+    runs: Mapping[str, Sequence[Path]],
+    readings: Mapping[str, Sequence[Path]],
+    tokenizer_steps: int,
+    steps: int,
+) -> None:
+    seeds = next(iter(runs.values()))
+    first = read(seeds[0])
     chance = ", ".join(f"{name} {first['chance'][name]:.2f}" for name in (*CONTROLS, "style"))
     real = {head: first["motion"]["held-out"]["real"][key] for head, key in COHERENCE.items()}
     known = ", ".join(f"{head} {value['value']:.2f}" for head, value in real.items())
-    heads = ["variant", *CONTROL_HEADS, *COHERENCE]
-    looks = ["variant"] + [
-        f"{name}, {'as referred' if look == LOOKS[0] else 'no reference'}"
-        for look, name in product(LOOKS, ("style", "shape", "motion"))
-    ]
-    pulls = ["variant", *(f"{name} of {term}" for term in TERMS for name in ("share", "cosine"))]
     DOCS.write_text(
         "# The loss, term by term\n\n"
-        f"Written by `python -m benchmarks.ablate_loss`: {len(next(iter(runs.values())))} seeds, "
+        f"Written by `python -m benchmarks.ablate_loss`: {len(seeds)} seeds, "
         f"one tokenizer of {tokenizer_steps} steps of 16 clips, denoisers of {steps} steps of 8, "
         "16x32x32, one object in any style. Means of the seeds, with the lowest and the highest; "
         f"96 prompts a seed and kind, the same for all. Chance: {chance}. Real clips: {known}.\n\n"
-        + table(heads, [[name, *controls(s), *coherence(s)] for name, s in scores.items()])
-        + "\nHeld-out prompts without the words of their style, with a reference and without:\n\n"
+        + tables(runs)
+        + "\n## Other readings\n\nOther weights, on the first seed alone.\n\n"
+        + tables(readings)
+    )
+
+
+def tables(runs: Mapping[str, Sequence[Path]]) -> str:
+    scores = {name: [read(run) for run in of_seeds] for name, of_seeds in runs.items()}
+    looks = ["variant"] + [
+        f"{name}{', unseen' if split == SPLITS[1] else ''}, {LOOKS[look]}"
+        for split, look, name in product(SPLITS, LOOKS, SEEN)
+    ]
+    pulls = ["variant", *(f"{name} of {term}" for term in TERMS for name in ("share", "cosine"))]
+    return (
+        table(
+            ["variant", *CONTROL_HEADS, *COHERENCE],
+            [[name, *controls(s), *coherence(s)] for name, s in scores.items()],
+        )
+        + "\nPrompts without the words of their style, with a reference and without:\n\n"
         + table(looks, [[name, *styles(s)] for name, s in scores.items()])
         + "\nThe pull of each term at the trunk: its share of the lengths of all weighted "
         "gradients, and its cosine with that of diffusion, means over the run.\n\n"
@@ -122,10 +173,9 @@ def coherence(scores: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def styles(scores: Sequence[dict[str, Any]]) -> list[str]:
-    found = [one["style"]["held-out"] for one in scores]
     return [
-        spread([one[look][name]["value"] for one in found], 2)
-        for look, name in product(LOOKS, ("style", "shape", "motion"))
+        spread([one["style"][split][look][name]["value"] for one in scores], 2)
+        for split, look, name in product(SPLITS, LOOKS, SEEN)
     ]
 
 
