@@ -65,10 +65,7 @@ VARIANTS = (
         Variant(name=f"no {term}", overrides=[f"objective.terms.{term}.weight=0"])
         for term in TERMS[1:]
     ),
-    Variant(
-        name="still channels",
-        overrides=["generator._target_=benchmarks.ablate_loss.StillGenerator"],
-    ),
+    Variant(name="still channels", overrides=[f"generator._target_={STILL}"]),
 )
 READINGS = (
     Variant(
