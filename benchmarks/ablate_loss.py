@@ -16,12 +16,10 @@ import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from benchmarks.ablation import (
     CONTROL_HEADS,
@@ -38,17 +36,12 @@ from benchmarks.ablation import (
     table,
     train,
 )
-from hstvg.generator.examples import GeneratorExample
-from hstvg.generator.hierarchical import HierarchicalGenerator
-from hstvg.paths.draws import Draws
-from hstvg.types import Codec, Condition, LatentBatch
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "ablation_loss.md"
 TERMS = ("diffusion", "flow", "attention", "refinement", "style")
 COHERENCE = {"EPE": "epe", "temporal residual": "residual", "flicker": "flicker"}
 LOOKS = {"reference": "as referred", "no_reference": "no reference"}
 SEEN = ("style", "shape", "motion")
-STILL = "benchmarks.ablate_loss.StillGenerator"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +50,7 @@ class Variant:
 
     name: str
     overrides: Sequence[str] = field(default_factory=list)
+    program: str = "pipelines.train"
 
 
 VARIANTS = (
@@ -65,7 +59,7 @@ VARIANTS = (
         Variant(name=f"no {term}", overrides=[f"objective.terms.{term}.weight=0"])
         for term in TERMS[1:]
     ),
-    Variant(name="still channels", overrides=[f"generator._target_={STILL}"]),
+    Variant(name="still channels", program="benchmarks.train_still"),
 )
 READINGS = (
     Variant(
@@ -85,23 +79,6 @@ GENERATOR = [
 ]
 
 
-class StillGenerator(HierarchicalGenerator):
-    """Whose clips all seem to stand still: its motion channels are there and say nothing."""
-
-    def example(
-        self, batch: LatentBatch, codec: Codec, draws: Draws, known: Condition | None = None
-    ) -> GeneratorExample:
-        assert batch.motion is not None
-        still = replace(batch, motion=torch.zeros_like(batch.motion))
-        return super().example(still, codec, draws, known)
-
-
-def name_parent(config: Path) -> None:
-    """In an export, which loads classes of hstvg alone: the two sample alike."""
-    parent = f"{HierarchicalGenerator.__module__}.{HierarchicalGenerator.__name__}"
-    config.write_text(config.read_text().replace(STILL, parent))
-
-
 def main(data: Path, runs: Path, seeds: int, tokenizer_steps: int, steps: int) -> None:
     tokenizer = runs / "tokenizer"
     latents = tokenizer / "latents"
@@ -109,8 +86,8 @@ def main(data: Path, runs: Path, seeds: int, tokenizer_steps: int, steps: int) -
     def write_clips(variant: Variant, seed: int) -> None:
         run = run_of(runs, variant, seed)
         facts = [f"data.path={latents}", f"tokenizer_run={tokenizer}"]
-        train(run, seed, steps, *GENERATOR, *variant.overrides, *facts)
-        name_parent(run / "export" / "config.json")
+        overrides = [*GENERATOR, *variant.overrides, *facts]
+        train(run, seed, steps, *overrides, program=variant.program)
         evaluate(run, data, "guidance=3", "num_clips=96", "style_references=true")
 
     train(tokenizer, 0, tokenizer_steps, *TOKENIZER, f"data.path={data}")

@@ -44,21 +44,23 @@ def every(pairs: Iterable[tuple[Any, int]], work: Callable[[Any, int], None]) ->
             future.result()
 
 
-def train(run: Path, seed: int, steps: int, *overrides: str) -> None:
+def train(
+    run: Path, seed: int, steps: int, *overrides: str, program: str = "pipelines.train"
+) -> None:
     if not (run / "export").is_dir():
         facts = [f"run.root={run.parent}", f"run.name={run.name}"]
-        call("train", *ALONE, *overrides, *facts, f"run.seed={seed}", f"run.steps={steps}")
+        call(program, *ALONE, *overrides, *facts, f"run.seed={seed}", f"run.steps={steps}")
 
 
 def encode(data: Path, tokenizer: Path, latents: Path) -> None:
     if not (latents / "dataset.json").is_file():
         facts = [f"source.path={data}", f"source.tokenizer_run={tokenizer}", f"out={latents}"]
-        call("prepare", "source=latents", *facts)
+        call("pipelines.prepare", "source=latents", *facts)
 
 
 def evaluate(run: Path, data: Path, *overrides: str) -> None:
     if not scores_of(run).is_file():
-        call("evaluate", f"run={run}", f"data.path={data}", *overrides)
+        call("pipelines.evaluate", f"run={run}", f"data.path={data}", *overrides)
 
 
 def scores_of(run: Path) -> Path:
@@ -69,10 +71,10 @@ def read(run: Path) -> dict[str, Any]:
     return json.loads(scores_of(run).read_text())
 
 
-def call(pipeline: str, *overrides: str) -> None:
-    print(pipeline, *overrides, flush=True)
+def call(program: str, *overrides: str) -> None:
+    print(program, *overrides, flush=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", f"pipelines.{pipeline}", *overrides]
+    command = [sys.executable, "-m", program, *overrides]
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
 
 
