@@ -97,7 +97,9 @@ CONTROL_HEADS = [
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """The mean of the seeds, and the lowest and the highest of them."""
+    """The mean of the seeds, and the lowest and the highest of them; the value of one alone."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
     low, high = min(values), max(values)
     return f"{statistics.mean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
