@@ -7,7 +7,7 @@ source=shapes source.max_shapes=1 source.camera_fraction=0 source.style_fraction
 tokenizer serves all; per variant and seed a denoiser is trained on its latents. A term of weight 0
 is computed all the same, so all variants have the same network and the same work per step. Without
 the flow term the motion channels are read in training and never learnt to be written; the variant
-of still channels tells what they are worth from what that mismatch costs. Readings are other
+of still channels tells what they are worth apart from what that mismatch costs. Readings are other
 weights, tried on the first seed. Tables go to docs/ablation_loss.md: measurements of samples, which
 know no lambda.
 """

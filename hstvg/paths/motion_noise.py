@@ -145,6 +145,8 @@ class MotionNoise:
         the noise that sampling meets at every level, if it began with that of `sample`.
         """
         scale = Scale(*white.shape[2:])
+        if scale == coarsest:
+            return self.sample(white, motion, alpha, draws).noise
         unit = sqrt(scale.volume / coarsest.volume)  # gives pooled white noise variance 1
         seen = unit * pool(white, coarsest)
         moved = self.sample(seen, motion, alpha, draws).noise

@@ -29,7 +29,6 @@ from hstvg.runtime.errors import ConfigError
 from hstvg.runtime.index import DatasetIndex, read_index
 from hstvg.runtime.latents import refuse_latents
 from hstvg.runtime.layout_scores import (
-    check_layouts,
     layout_scores,
     overlaps_of,
     places_of,
@@ -37,12 +36,17 @@ from hstvg.runtime.layout_scores import (
 )
 from hstvg.runtime.lineage import write_json
 from hstvg.runtime.reader import Reader, VideoOpener, references
-from hstvg.runtime.sampling import check_kappa, refusals, sampling_of
+from hstvg.runtime.sampling import (
+    check_kappa,
+    check_layout,
+    check_style,
+    refusals,
+    sampling_of,
+)
 from hstvg.runtime.style_scores import (
     Look,
     Reference,
     ReferenceClips,
-    check_references,
     look_at,
     sample_like,
     style_scores,
@@ -143,10 +147,10 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         )
     others = None
     if config["style_references"]:
-        check_references(model)
+        check_style("style_references=true", model)
         others = ReferenceClips(index, splits, model.window, config["seed"])
     if config["layouts"]:
-        check_layouts(model)
+        check_layout("layouts=true", model)
     if config["dry_run"]:
         print(f"{config['num_clips']} clips of {', '.join(SPLITS[name] for name in splits)}")
         return {}

@@ -17,23 +17,11 @@ from hstvg.generate.bundle import VideoModel
 from hstvg.generate.workflow import write_clips
 from hstvg.generator.generator import Sampling
 from hstvg.metrics.layout import LayoutOverlap
-from hstvg.runtime.errors import ConfigError
 from hstvg.scene.grammar import style_of
 from hstvg.scene.layout import NOTHING, Places
 
 Clip = UInt8[np.ndarray, "T H W 3"]
 JUDGED = ("real", "reconstruction", "generated", "placed")
-
-
-def check_layouts(model: VideoModel) -> None:
-    """Raises ConfigError where a run cannot be told where things are."""
-    if model.generator is None:
-        raise ConfigError("layouts=true: a tokenizer's run makes no clips")
-    if not model.generator.takes_layout:
-        raise ConfigError(
-            "layouts=true: this generator is told in words alone where things are; train one with "
-            "+layout=boxes"
-        )
 
 
 def places_of(block: Mapping[str, np.ndarray]) -> list[Places]:

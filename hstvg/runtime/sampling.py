@@ -1,7 +1,7 @@
 """From prompts to files on disk, with a trained run."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -188,13 +188,34 @@ def check_kappa(settings: Sampling, generator: Generator) -> None:
         )
 
 
+def check_able(key: str, model: VideoModel, able: Callable[[Generator], bool], unable: str) -> None:
+    """Raises ConfigError where a run makes no clips, or its generator has no use for what a key
+    gives.
+
+    Args:
+        unable: what is said of such a generator.
+    """
+    if model.generator is None:
+        raise ConfigError(f"{key}: a tokenizer's run makes no clips")
+    if not able(model.generator):
+        raise ConfigError(f"{key}: this generator {unable}")
+
+
+def check_style(key: str, model: VideoModel) -> None:
+    unable = "is told its style in words alone; train one with +term=style"
+    check_able(key, model, lambda generator: generator.takes_style, unable)
+
+
+def check_layout(key: str, model: VideoModel) -> None:
+    unable = "is told in words alone where things are; train one with +layout=boxes"
+    check_able(key, model, lambda generator: generator.takes_layout, unable)
+
+
 def _scene(config: Mapping[str, Any]) -> Scene | None:
     """What the file of a scene says."""
-    if config["scene"] is None:
+    file = _file_of("scene", config)
+    if file is None:
         return None
-    file = Path(config["scene"])
-    if not file.is_file():
-        raise ConfigError(f"scene={file} does not exist")
     try:
         return Scene.model_validate_json(file.read_bytes())
     except ValidationError as error:
@@ -207,16 +228,10 @@ def _places(
     scene: Scene | None, config: Mapping[str, Any], model: VideoModel, num_frames: int
 ) -> Places | None:
     """Where its objects are in every frame of a clip."""
-    assert model.generator is not None
-    _file_of(
-        "scene",
-        config,
-        able=model.generator.takes_layout,
-        unable="is told in words alone where things are; train one with +layout=boxes",
-        no_scales="shows clips of their prompts alone; leave out scene",
-    )
     if scene is None:
         return None
+    check_layout(f"scene={config['scene']}", model)
+    _refuse_scales(config, "shows clips of their prompts alone; leave out scene")
     window = model.window
     times = np.arange(num_frames) / window.fps
     return places(scene, times, aspect=window.width / window.height)
@@ -224,56 +239,43 @@ def _places(
 
 def _given(config: Mapping[str, Any], model: VideoModel) -> np.ndarray | None:
     """Frames that the clips begin with."""
-    assert model.generator is not None
-    file = _file_of(
-        "given",
-        config,
-        able=model.generator.context_frames > 0,
-        unable="cannot go on from frames; train one with generator.context_frames=1",
-        no_scales="shows a clip from its beginning; leave out given",
-    )
+    file = _file_of("given", config)
+    if file is None:
+        return None
+    unable = "cannot go on from frames; train one with generator.context_frames=1"
+    check_able(f"given={file}", model, lambda generator: generator.context_frames > 0, unable)
+    _refuse_scales(config, "shows a clip from its beginning; leave out given")
     return _read_frames("given", file, model)
 
 
 def _reference(config: Mapping[str, Any], model: VideoModel) -> np.ndarray | None:
     """Frames whose style is wanted."""
-    assert model.generator is not None
-    file = _file_of(
-        "style_reference",
-        config,
-        able=model.generator.takes_style,
-        unable="is told its style in words alone; train one with +term=style",
-        no_scales="shows clips in their own style; leave it out",
-    )
+    file = _file_of("style_reference", config)
+    if file is None:
+        return None
+    check_style(f"style_reference={file}", model)
+    _refuse_scales(config, "shows clips in their own style; leave it out")
     return _read_frames("style_reference", file, model)
 
 
-def _file_of(
-    key: str, config: Mapping[str, Any], *, able: bool, unable: str, no_scales: str
-) -> Path | None:
-    """The file that a key names; None where it names none.
-
-    Args:
-        able: whether the generator has a use for it.
-        unable: what is said where it has not.
-        no_scales: what is said where its scales are to be shown.
-    """
+def _file_of(key: str, config: Mapping[str, Any]) -> Path | None:
+    """The file that a key names; None where it names none."""
     if config[key] is None:
         return None
     file = Path(config[key])
     if not file.is_file():
         raise ConfigError(f"{key}={file} does not exist")
-    if not able:
-        raise ConfigError(f"{key}={file}: this generator {unable}")
-    if config["show_scales"]:
-        raise ConfigError(f"show_scales=true {no_scales}")
     return file
 
 
-def _read_frames(key: str, file: Path | None, model: VideoModel) -> np.ndarray | None:
+def _refuse_scales(config: Mapping[str, Any], why: str) -> None:
+    """Raises ConfigError where scales are to be shown."""
+    if config["show_scales"]:
+        raise ConfigError(f"show_scales=true {why}")
+
+
+def _read_frames(key: str, file: Path, model: VideoModel) -> np.ndarray:
     """Of a picture or video, at the size and rate of the generator."""
-    if file is None:
-        return None
     try:
         return read_given(file.read_bytes(), model.window)
     except ValueError as error:

@@ -123,17 +123,6 @@ class ReferenceClips:
         )
 
 
-def check_references(model: VideoModel) -> None:
-    """Raises ConfigError where a run cannot be given references."""
-    if model.generator is None:
-        raise ConfigError("style_references=true: a tokenizer's run makes no clips")
-    if not model.generator.takes_style:
-        raise ConfigError(
-            "style_references=true: this generator is told its style in words alone; train one "
-            "with +term=style"
-        )
-
-
 def sample_like(
     model: VideoModel,
     captions: Sequence[str],
