@@ -24,9 +24,6 @@ from hstvg.scene.grammar import STYLES
 from hstvg.scene.syntax import Style
 from hstvg.types import Estimate
 
-STYLE_CHANCE = 1 / len(STYLES)
-"""Accuracy of guessing, and of any one style for all clips where every style is asked as often."""
-
 # All of 255, between what real clips in and out of a style have at 32x32 and 64x64 pixels.
 BRIGHT = 128.0
 """Mean of the background from which it is inverted: 228 to 238, others at most 66."""
