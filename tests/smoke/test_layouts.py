@@ -14,13 +14,8 @@ LAYOUT = "+generator.layout={_target_: hstvg.generator.layout.Layouts}"
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, run_locally) -> Path:
-    root = tmp_path_factory.mktemp("runs")
-    run_locally(root, "tok")
-    options = ("stage=generator", "generator=hst", f"tokenizer_run={root / 'tok'}")
-    run_locally(root, "words", *options)
-    run_locally(root, "placed", *options, LAYOUT, "data.layout=true")
-    return root
+def runs(run_of_hst) -> Path:
+    return run_of_hst("placed", LAYOUT, "data.layout=true")
 
 
 def scored(run: Path, data: Path, *overrides: str):

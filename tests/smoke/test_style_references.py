@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hstvg.data.sample import Window
-from hstvg.metrics.style import STYLE_CHANCE, find_style
+from hstvg.metrics.style import find_style
 from hstvg.report import write_report
 from hstvg.runtime.config import compose
 from hstvg.runtime.errors import ConfigError
@@ -33,13 +33,8 @@ def styled_dataset(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, run_locally) -> Path:
-    root = tmp_path_factory.mktemp("runs")
-    run_locally(root, "tok")
-    options = ("stage=generator", "generator=hst", f"tokenizer_run={root / 'tok'}")
-    run_locally(root, "words", *options)
-    run_locally(root, "styled", *options, STYLING)
-    return root
+def runs(run_of_hst) -> Path:
+    return run_of_hst("styled", STYLING)
 
 
 def scored(run: Path, data: Path, *overrides: str):
@@ -51,7 +46,7 @@ def test_content_and_style_stand_side_by_side(runs, styled_dataset):
     run = runs / "styled"
     scores = scored(run, styled_dataset, "style_references=true")
     assert json.loads((run / "eval" / "metrics.json").read_text()) == scores
-    assert scores["chance"]["style"] == STYLE_CHANCE
+    assert scores["chance"]["style"] == 1 / 8
     assert set(scores["style"]) == set(scores["control"])
     for rows in scores["style"].values():
         assert set(rows) == {"real", "reconstruction", "generated", "reference", "no_reference"}
