@@ -1,8 +1,11 @@
 """What every pipeline does around its work: read argv, say what failed, choose the exit code."""
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, NoReturn
 
 from hstvg.runtime.errors import CommandError, Interrupted
@@ -25,7 +28,8 @@ def _exit_code(
         )
         return 0
     try:
-        main(compose(pipeline, argv))
+        with _ctrl_c_outlives_translation():
+            main(compose(pipeline, argv))
     except KeyboardInterrupt:
         return _say(Interrupted("interrupted; run the same command again to go on"))
     except CommandError as error:
@@ -33,6 +37,34 @@ def _exit_code(
             raise
         return _say(error)
     return 0
+
+
+@contextmanager
+def _ctrl_c_outlives_translation() -> Iterator[None]:
+    """Whatever error leaves this after Ctrl-C, it leaves as KeyboardInterrupt.
+
+    Compiled code that was calling Python when it came may raise an error of its own instead: torch
+    finds that a storage, which safetensors reads, has no shape.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield  # a shell's background job ignores Ctrl-C
+        return
+    pressed = False
+
+    def press(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield
+    except Exception as error:
+        if pressed:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _say(error: CommandError) -> int:
