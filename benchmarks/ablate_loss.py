@@ -8,8 +8,8 @@ tokenizer serves all; per variant and seed a denoiser is trained on its latents.
 is computed all the same, so all variants have the same network and the same work per step. Without
 the flow term the motion channels are read in training and never learnt to be written; the variant
 of still channels tells what they are worth apart from what that mismatch costs. Readings are other
-weights, tried on the first seed. Tables go to docs/ablation_loss.md: measurements of samples, which
-know no lambda.
+weights and other forms of the terms that seem inert. Tables go to docs/ablation_loss.md:
+measurements of samples, which know no lambda.
 """
 
 import json
@@ -66,7 +66,17 @@ READINGS = (
         name="attention 4 times, to the end",
         overrides=["objective.terms.attention.weight=0.2", "objective.terms.attention.decay=0"],
     ),
+    Variant(name="attention to what moves", overrides=["generator.tracks.still=0"]),
+    Variant(name="attention of the cells", overrides=["generator.tracks.heads=0"]),
     Variant(name="style 10 times", overrides=["objective.terms.style.weight=1"]),
+    Variant(name="style at all times", overrides=["generator.style.late=0"]),
+    Variant(
+        name="style by contrast",
+        overrides=[
+            "generator.style.late=0",
+            "objective.terms.style.term._target_=benchmarks.contrast.ContrastTerm",
+        ],
+    ),
 )
 GENERATOR = [
     "stage=generator",
@@ -94,11 +104,12 @@ def main(data: Path, runs: Path, seeds: int, tokenizer_steps: int, steps: int) -
     encode(data, tokenizer, latents)
     # Seed by seed, so that an ablation that is ended early still compares all variants.
     of_seeds = [(variant, seed) for seed in range(seeds) for variant in VARIANTS]
-    every([*of_seeds, *((reading, 0) for reading in READINGS)], write_clips)
-    compared = {
-        variant.name: [run_of(runs, variant, seed) for seed in range(seeds)] for variant in VARIANTS
-    }
-    read_so = {reading.name: [run_of(runs, reading, 0)] for reading in (VARIANTS[0], *READINGS)}
+    of_readings = [(reading, seed) for seed in range(seeds) for reading in READINGS]
+    every([*of_seeds, *of_readings], write_clips)
+    compared, read_so = (
+        {one.name: [run_of(runs, one, seed) for seed in range(seeds)] for one in variants}
+        for variants in (VARIANTS, (VARIANTS[0], *READINGS))
+    )
     write(compared, read_so, tokenizer_steps, steps)
 
 
@@ -124,7 +135,7 @@ def write(
         "16x32x32, one object in any style. Means of the seeds, with the lowest and the highest; "
         f"96 prompts a seed and kind, the same for all. Chance: {chance}. Real clips: {known}.\n\n"
         + tables(runs)
-        + "\n## Other readings\n\nOther weights, on the first seed alone.\n\n"
+        + "\n## Other readings\n\nOther weights and forms of the terms that seem inert.\n\n"
         + tables(readings)
     )
 

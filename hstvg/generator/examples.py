@@ -182,7 +182,7 @@ class Examples:
         lookup = draw_lookup(draws.within(f"tracks/{level}"), size, self.tracks.queries)
         motion = read_motion(pyramid.levels[level][:, self.latent_channels :])
         seconds = self.tracks.seconds(size.t, share)
-        found = follow(motion, trust.levels[level], lookup, seconds)
+        found = follow(motion, trust.levels[level], lookup, seconds, self.tracks.still)
         return lookup, found
 
     def _paths(

@@ -137,7 +137,7 @@ class HierarchicalGenerator(nn.Module):
             widths=widths,
             cues=self._cues(codec, widths[-1]),
             paging=None if history is None else Paging(history, codec, text.width),
-            correspondence=tracks is not None,
+            correspondence=None if tracks is None else tracks.heads,
             **network,
         )
         self.refiner = None if refiner is None else refiner.refiner(codec)
@@ -223,9 +223,10 @@ class HierarchicalGenerator(nn.Module):
 
     def _pair_looks(self, example: GeneratorExample, velocity: Pair) -> Pair | None:
         """Of the finest level."""
-        if self.examples.styling is None:
+        styling = self.examples.styling
+        if styling is None:
             return None
-        return pair_looks(self.path, example.paths[-1], velocity.guess)
+        return pair_looks(self.path, example.paths[-1], velocity.guess, styling.late)
 
     @torch.no_grad()
     def sample(

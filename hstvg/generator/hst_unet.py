@@ -24,7 +24,7 @@ from hstvg.generator.layout import Grounding
 from hstvg.generator.paged import Kind, PagedLevel, Paging, check_kinds
 from hstvg.nn.attention import CoarseAttention, SpaceTimeAttention, TextAttention
 from hstvg.nn.conv import FactorisedConv, zero_init
-from hstvg.nn.correspondence import CorrespondenceAttention, Lookup
+from hstvg.nn.correspondence import CellLikeness, CorrespondenceAttention, Lookup
 from hstvg.nn.embed import embed_time
 from hstvg.nn.norm import ChannelNorm
 from hstvg.nn.resample import Down, Factor, Up
@@ -60,7 +60,8 @@ class HSTUNet(nn.Module):
         checkpointing: recompute each level in the backward pass instead of keeping its activations.
         cues: by name, what it is told beside the text, each with vectors of the coarsest width.
         paging: makes the paged levels; None where there are none.
-        correspondence: heads of their own learn where things go, which L_attention asks them.
+        correspondence: how many heads of their own learn where things go, which L_attention asks
+            them; 0 asks the cells of the trunk, None nothing.
 
     Raises:
         ValueError: a kind is unknown or one too many or too few, or there are paged levels without
@@ -83,7 +84,7 @@ class HSTUNet(nn.Module):
         checkpointing: bool = False,
         cues: Mapping[str, Cue] | None = None,
         paging: Paging | None = None,
-        correspondence: bool = False,
+        correspondence: int | None = None,
     ) -> None:
         super().__init__()
         check_kinds(kinds, len(widths), paging)
@@ -131,15 +132,19 @@ class HSTUNet(nn.Module):
         latent_size: Sequence[int],
         head_dim: int,
         across: bool,
-        correspondence: bool,
+        correspondence: int | None,
     ) -> None:
         """What says nothing at first; all else starts as it would without any of it."""
         width = self.leave.in_channels
         beside = sum(cue.channels for cue in self.cues.values())
         self.correspondence = self.beside = self.grounding = None
         with torch.random.fork_rng(devices=()):
-            if correspondence:
-                self.correspondence = CorrespondenceAttention(width, head_dim=head_dim)
+            if correspondence is not None:
+                self.correspondence = (
+                    CorrespondenceAttention(width, head_dim=head_dim, heads=correspondence)
+                    if correspondence
+                    else CellLikeness()
+                )
             self.across = nn.ModuleList(
                 CoarseAttention(fine, coarse, head_dim=head_dim, reference=latent_size)
                 for fine, coarse in pairs

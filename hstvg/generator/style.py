@@ -17,10 +17,6 @@ from hstvg.paths.draws import Draws
 from hstvg.paths.pyramid_flow import PyramidFlow
 from hstvg.types import Condition, LatentBatch, Pair, PathSample, StyleReference
 
-LATE = 0.5
-"""tau from which the clean latent that is guessed may look like one. Before, it is the mean of many
-and smoother than each: to make it look right would be to over-saturate it."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Styling:
@@ -30,11 +26,14 @@ class Styling:
         width: of a style token.
         tokens: how many there are.
         dropout: share of the references that are not looked at in training, for guidance.
+        late: tau from which the clean latent that is guessed is to look like one. Before, it is the
+            mean of many and smoother than each: to make it look right would be to over-saturate it.
     """
 
     width: int = 32
     tokens: int = 4
     dropout: float = 0.1
+    late: float = 0.5
 
     def draw(self, batch: LatentBatch, draws: Draws) -> StyleReference | None:
         """The references of a batch without those that are dropped."""
@@ -84,7 +83,9 @@ class StyleAdapter(Cue):
         return self.read(seen) * known
 
 
-def pair_looks(flow: PyramidFlow, path: PathSample, velocity: Float[Tensor, "B n C t h w"]) -> Pair:
+def pair_looks(
+    flow: PyramidFlow, path: PathSample, velocity: Float[Tensor, "B n C t h w"], late: float
+) -> Pair:
     """Statistics of the clean latents that n guessed velocities of each clip point to, beside those
     of the true one; weighed by whether their time is late enough.
 
@@ -98,4 +99,4 @@ def pair_looks(flow: PyramidFlow, path: PathSample, velocity: Float[Tensor, "B n
     guess, target = (
         style_statistics(z).unflatten(0, (-1, count)) for z in (clean, path.end[:, :C])
     )
-    return Pair(guess=guess, target=target, weight=(path.tau > LATE).float().view(-1, count, 1))
+    return Pair(guess=guess, target=target, weight=(path.tau >= late).float().view(-1, count, 1))

@@ -29,6 +29,11 @@ class Tracks:
     fps: float
     queries: int = 32
     """Cells looked up per clip and level."""
+    heads: int = 2
+    """Of their own that are asked; 0 asks the trunk's cells themselves."""
+    still: float = 1.0
+    """What a cell counts whose content stays, beside 1 of one whose content goes a cell or more; 0
+    asks for what moves alone."""
 
     def seconds(self, frames: int, share: float = 1.0) -> float:
         """From one latent frame to the next.
@@ -71,6 +76,7 @@ def follow(
     trust: Float[Tensor, "B 1 t h w"],
     lookup: Lookup,
     seconds: float,
+    still: float = 1.0,
 ) -> Found:
     """Where the cells went.
 
@@ -78,9 +84,10 @@ def follow(
         motion: forward, (x, y) in frame widths per second; cells are square.
         trust: in the motion, 0 to 1.
         seconds: from one frame of the grid to the next.
+        still: as of Tracks.
     """
     t, h, w = motion.shape[2:]
-    place = torch.stack([lookup.cell % w, lookup.cell // w], dim=-1).float()  # B S (x, y)
+    begin = place = torch.stack([lookup.cell % w, lookup.cell // w], dim=-1).float()  # B S (x, y)
     weight = torch.ones_like(place[..., 0])
     fields = torch.cat([motion * seconds * w, trust], dim=1).float()
     for step in range(max(STRIDES)):
@@ -89,7 +96,8 @@ def follow(
         met = read_at(fields, frame.clamp_max(t - 1), place)
         place = torch.where(moving[..., None], place + met[..., :2], place)
         weight = torch.where(moving, weight * met[..., 2] * inside(place, h, w), weight)
-    return Found(where=hats(place, h, w), weight=weight)
+    went = (place - begin).norm(dim=-1).clamp_max(1)
+    return Found(where=hats(place, h, w), weight=weight * (still + (1 - still) * went))
 
 
 def pair_rows(
@@ -97,7 +105,7 @@ def pair_rows(
 ) -> Pair:
     """Rows of attention beside the true places, `count` rows of logs for each clip.
 
-    Weighed by tau, too: of a clip that is noise still, nobody can say where things are.
+    Those of a clip count by tau, too: of one that is noise still, nobody can say where things are.
     """
     logs, time = logs.unflatten(0, (-1, count)), tau.view(-1, count, 1, 1, 1)
     return Pair(

@@ -1,8 +1,8 @@
-"""CorrespondenceAttention: attention that may be asked where a cell's content went.
+"""Where a cell's content went: asked of heads of attention, or of the cells themselves.
 
 Proposal Hierarchical Video Generation, temporal attention. Tracks can teach a video generator where
-things go (arXiv 2412.06016); here they teach heads of their own, beside those that the network
-uses as it likes.
+things go. CorrespondenceAttention teaches heads of their own, beside those that the network uses as
+it likes; CellLikeness what the cells say themselves (after arXiv 2412.06016).
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from hstvg.nn.attention import Heads
 from hstvg.nn.conv import zero_init
 from hstvg.nn.norm import ChannelNorm
+
+TEMPERATURE = 0.07
+"""By which cosines are divided before a softmax (arXiv 1911.05722)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,16 +55,30 @@ class CorrespondenceAttention(nn.Module):
         q, k, v = self.heads(cells, cells)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
         out = x + self.leave(mixed).transpose(1, 2).reshape(x.shape)
-        return out, None if lookup is None else self._rows(q, k, lookup, frames=x.shape[2])
+        if lookup is None:
+            return out, None
+        return out, _rows(q * q.shape[-1] ** -0.5, k, lookup, frames=x.shape[2])
 
-    @staticmethod
-    def _rows(
-        q: Float[Tensor, "B A N d"], k: Float[Tensor, "B A N d"], lookup: Lookup, frames: int
-    ) -> Float[Tensor, "B S A cells"]:
-        """Rows of the attention, restricted to the frame asked for: where to look if at all."""
-        q, k = (part.unflatten(2, (frames, -1)).float() for part in (q, k))  # B A t cells d
-        clip = torch.arange(len(q), device=q.device)[:, None]
-        asked = q[clip, :, lookup.frame, lookup.cell]  # B S A d
-        offered = k[clip, :, lookup.later]  # B S A cells d
-        logits = torch.einsum("bsad,bsacd->bsac", asked, offered) * q.shape[-1] ** -0.5
-        return logits.log_softmax(-1)
+
+class CellLikeness(nn.Module):
+    """The same, asked of the cells as they are: without weights, and nothing is added to them."""
+
+    def forward(
+        self, x: Float[Tensor, "B D t h w"], lookup: Lookup | None = None
+    ) -> tuple[Float[Tensor, "B D t h w"], Float[Tensor, "B S 1 cells"] | None]:
+        """As of CorrespondenceAttention, as if of one head."""
+        if lookup is None:
+            return x, None
+        cells = F.normalize(x.flatten(2).transpose(1, 2).float(), dim=-1)[:, None]
+        return x, _rows(cells / TEMPERATURE, cells, lookup, frames=x.shape[2])
+
+
+def _rows(
+    q: Float[Tensor, "B A N d"], k: Float[Tensor, "B A N d"], lookup: Lookup, frames: int
+) -> Float[Tensor, "B S A cells"]:
+    """Rows of an attention, restricted to the frame asked for: where to look if at all."""
+    q, k = (part.unflatten(2, (frames, -1)).float() for part in (q, k))  # B A t cells d
+    clip = torch.arange(len(q), device=q.device)[:, None]
+    asked = q[clip, :, lookup.frame, lookup.cell]  # B S A d
+    offered = k[clip, :, lookup.later]  # B S A cells d
+    return torch.einsum("bsad,bsacd->bsac", asked, offered).log_softmax(-1)

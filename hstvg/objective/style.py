@@ -3,7 +3,7 @@
 L_style (lambda 4) of the proposal. With S the statistics of a frozen Haar bank (hstvg.nn.haar_bank)
 and y_hat the clean latent that the velocity at tau points to:
 
-    L = 1[tau > 1/2] mean (S(y_hat) - S(y))^2
+    L = 1[tau >= late] mean (S(y_hat) - S(y))^2
 
 InfoNCE of the same statistics against other clips is left out: a clip would cost another sum in
 every other batch, and so on another number of workers. It would teach nothing new either. The truth

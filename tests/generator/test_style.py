@@ -9,7 +9,7 @@ from test_joint import generator as joint
 
 from hstvg.generator.generator import Sampling
 from hstvg.generator.guidance import guided
-from hstvg.generator.style import LATE, StyleAdapter, Styling, pair_looks
+from hstvg.generator.style import StyleAdapter, Styling, pair_looks
 from hstvg.nn.haar_bank import num_statistics, style_statistics
 from hstvg.objective.diffusion import DiffusionTerm
 from hstvg.objective.flow import FlowTerm
@@ -146,16 +146,17 @@ def test_references_are_dropped_clip_by_clip():
 # ---- the prediction ---------------------------------------------------------------------------
 
 
-def test_looks_of_a_right_velocity_are_right():
+@pytest.mark.parametrize("late", [0.0, 0.5])
+def test_looks_of_a_right_velocity_are_right(late):
     model = styled(draws=(3, 4))
     path = example(model).paths[-1]
-    pair = pair_looks(model.path, path, path.velocity[:, :4].unflatten(0, (4, 4)))
+    pair = pair_looks(model.path, path, path.velocity[:, :4].unflatten(0, (4, 4)), late)
     assert pair.guess.shape == (4, 4, S)
     assert torch.allclose(pair.guess, pair.target, atol=2e-3)
     assert torch.allclose(pair.target[:, 0], style_statistics(latents().latent), atol=1e-5)
-    late = (path.tau > LATE).unflatten(0, (4, 4))
-    assert torch.equal(pair.weight[..., 0] > 0, late)
-    assert 0 < late.float().mean() < 1
+    asked = (path.tau >= late).unflatten(0, (4, 4))
+    assert torch.equal(pair.weight[..., 0] > 0, asked)
+    assert asked.all() if late == 0 else 0 < asked.float().mean() < 1
 
 
 def test_another_generator_predicts_no_style():

@@ -26,9 +26,9 @@ def asked(frame, cell, later):
     )
 
 
-def where(motion, frame, cell, later, trust=None):
+def where(motion, frame, cell, later, trust=None, **counts):
     trust = torch.ones(1, 1, *SIZE) if trust is None else trust
-    found = follow(motion, trust, asked(frame, cell, later), seconds=1.0)
+    found = follow(motion, trust, asked(frame, cell, later), seconds=1.0, **counts)
     return found.where[0, 0].reshape(SIZE[1:]), float(found.weight)
 
 
@@ -55,6 +55,17 @@ def test_the_motion_met_on_the_way_counts():
     motion[:, :, 1, 1, 2] = torch.tensor([0, 1]) / SIZE[2]  # where the cell is in frame 1
     found, _ = where(motion, 0, 9, 2)
     assert found[2, 2] == 1
+
+
+@pytest.mark.parametrize(
+    ("still", "speed", "counts"),
+    [(1.0, 0, 1), (0.0, 0, 0), (0.0, 0.25, 0.5), (0.0, 2, 1), (0.5, 0, 0.5), (0.5, 0.25, 0.75)],
+)
+def test_what_stays_may_count_less_than_what_moves_a_cell(still, speed, counts):
+    motion = torch.zeros(1, 2, *SIZE)
+    motion[:, 0] = speed / SIZE[2]
+    _, weight = where(motion, 0, 9, 2, still=still)  # two frames later
+    assert weight == pytest.approx(counts)
 
 
 def test_frames_of_longer_clips_are_as_far_apart():
