@@ -1,0 +1,67 @@
+"""How a long video drifts: what its parts show, one after the other.
+
+    python -m benchmarks.drift RUN DATA [clips] [parts]
+
+RUN is of a generator that goes on from given frames, DATA a shape world whose held-out captions are
+asked for. A video is cut into parts as long as a training clip, and each is judged as if it were
+one. Things that are to rest can be right in all of them; what is to move leaves the frame sooner or
+later, as no training clip shows it, and is in a table of its own.
+"""
+
+import sys
+from collections.abc import Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+HEADS = ("colour", "shape", "motion", "residual", "flicker")
+
+
+def main(run: Path, data: Path, clips: int, parts: int) -> None:
+    from hstvg.runtime.assemble import open_run
+    from hstvg.runtime.index import read_index
+    from hstvg.scene.grammar import read_caption
+
+    model = open_run(run)
+    index = read_index(data)
+    rows = sorted(row for split in ("val", "unseen") for row in index.rows_of(split))
+    captions = [facts["caption"] for facts in index.take(rows).to_pylist()]
+    rests = {said: read_caption(said).objects[0].motion == "still" for said in captions}
+    for kind, wanted in {"rest": True, "move": False}.items():
+        asked = [said for said in captions if rests[said] is wanted][:clips]
+        print(f"Things that are to {kind}, {len(asked)} captions:\n")
+        print("| part | " + " | ".join(HEADS) + " |")
+        print("|---" * (1 + len(HEADS)) + "|")
+        for part, cells in enumerate(judged(model, asked, parts), 1):
+            print("| " + " | ".join([str(part), *cells]) + " |", flush=True)
+        print()
+
+
+def judged(model: Any, captions: Sequence[str], parts: int) -> list[list[str]]:
+    """What is right in each part, and how it changes from frame to frame."""
+    from hstvg.generate.workflow import write_clips
+    from hstvg.generator.generator import Sampling
+    from hstvg.runtime.evaluation import Judged
+
+    length, fps = model.window.num_frames, model.window.fps
+    settings = Sampling(guidance=3.0)
+    videos = write_clips(model, captions, seed=0, settings=settings, num_frames=parts * length)
+    rows = []
+    for first in range(0, parts * length, length):
+        seen = reduce(
+            Judged.merge,
+            [
+                Judged.of(video[first : first + length], said, fps)
+                for video, said in zip(videos, captions, strict=True)
+            ],
+        )
+        found = {**seen.control.compute(), **seen.coherence.compute()}
+        rows.append(
+            [f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]" for e in map(found.get, HEADS) if e]
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    numbers = [int(argument) for argument in sys.argv[3:]]
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *[*numbers, *(48, 6)[len(numbers) :]])
