@@ -173,6 +173,19 @@ class Condition:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Particles:
+    """The particles of moving noise between two frames: all that it needs to go on from there."""
+
+    place: Float[Tensor, "B P 2"]
+    """x, y at the frame that comes, in cells of the grid; outside it where a slot is free."""
+    speed: Float[Tensor, "B P"]
+    """Of the way there, in cells per frame."""
+    values: Float[Tensor, "B C P"]
+    frame: int
+    """Number of the frame that comes, counted from the beginning of the first block."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Hints:
     """What a generator may be told of the clips it is to make, besides captions and frames."""
 
@@ -181,6 +194,8 @@ class Hints:
     """At the frames of the latent."""
     past: Recalled | None = None
     """The blocks before those that are made, as the generator remembers them."""
+    particles: Particles | None = None
+    """Where the moving noise of the block before is at their first frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +203,8 @@ class LatentPyramid:
     """One latent seen at several scales, coarse to fine: the common type of both proposals."""
 
     levels: tuple[Float[Tensor, "B C _t _h _w"], ...]
+    particles: Particles | None = None
+    """Of a sample whose noise moved: where it is at the first frame of the next block."""
 
     @property
     def finest(self) -> Float[Tensor, "B C t h w"]:

@@ -62,13 +62,15 @@ def write_clips(
         layout = to_layout(np.stack(boxes), np.stack(labels), where)
     if generator.remember is not None:
         return to_frames(_write_on(model, prompts, draws, settings, clips, wanted, style, layout))
-    block = 0
+    block, particles = 0, None
     while clips is None or clips.shape[2] < wanted:
         tail = None if clips is None else _tail(clips, model, generator)
         own = draws.within(f"block/{block}")
         begun = 0 if clips is None or tail is None else clips.shape[2] - tail.shape[2]
-        hints = Hints(style=style, layout=_layout_of_block(model, layout, begun))
+        placed = _layout_of_block(model, layout, begun)
+        hints = Hints(style=style, layout=placed, particles=particles)
         levels = sample_block(model, prompts, own, settings, tail, hints)
+        particles = levels.particles
         fresh = model.tokenizer.decode(levels.finest)
         if clips is None or tail is None:
             clips = fresh
@@ -114,7 +116,7 @@ def sample_block(
     given = None if tail is None else tokenizer.encode(tail)
     settings = settings or Sampling()
     sampled = generator.sample(prompts, tokenizer.codec, draws, settings, given, hints)
-    return LatentPyramid(levels=tuple(z[:, : tokenizer.channels] for z in sampled.levels))
+    return replace(sampled, levels=tuple(z[:, : tokenizer.channels] for z in sampled.levels))
 
 
 def _write_on(
@@ -137,14 +139,16 @@ def _write_on(
     tail = None if given is None else _tail(given, model, generator)
     begun = 0 if tail is None else tail.shape[2]
     known = 0 if given is None else given.shape[2]
-    alone, past, blocks = int(tokenizer.first_alone), None, []
+    alone, past, particles, blocks = int(tokenizer.first_alone), None, None, []
     frames = 0
     while known + frames - begun < wanted:
         own = draws.within(f"block/{len(blocks)}")
         at = max(known - begun, 0) + frames
-        hints = Hints(style=style, layout=_layout_of_block(model, layout, at), past=past)
+        placed = _layout_of_block(model, layout, at)
+        hints = Hints(style=style, layout=placed, past=past, particles=particles)
         start = None if blocks else tail
-        z = sample_block(model, prompts, own, settings, start, hints).finest
+        levels = sample_block(model, prompts, own, settings, start, hints)
+        z, particles = levels.finest, levels.particles
         past = generator.remember(past, z)
         blocks.append(z)
         frames = alone + (len(blocks) * z.shape[2] - alone) * tokenizer.strides.t

@@ -233,4 +233,4 @@ class Examples:
             self.noise.draw_alpha(draws),
             draws.within(f"noise/{level}"),
         )
-        return coloured.view_as(white)
+        return coloured.noise.view_as(white)

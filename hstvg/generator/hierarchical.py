@@ -51,6 +51,7 @@ from hstvg.types import (
     LatentBatch,
     LatentPyramid,
     Pair,
+    Particles,
     Prediction,
     Prefix,
 )
@@ -249,7 +250,8 @@ class HierarchicalGenerator(nn.Module):
         if settings.kappa not in (None, *self.kappas):
             raise ValueError(f"kappa={settings.kappa}: nothing here writes scales; train joint")
         condition, nothing = read_prompts(captions, self.text, draws.device, hints)
-        return self.climb(condition, nothing, draws, settings, given=given)
+        after = hints and hints.particles
+        return self.climb(condition, nothing, draws, settings, given=given, after=after)
 
     @torch.no_grad()
     def climb(
@@ -260,12 +262,14 @@ class HierarchicalGenerator(nn.Module):
         settings: Sampling,
         prefix: Prefix | None = None,
         given: Float[Tensor, "B C r h w"] | None = None,
+        after: Particles | None = None,
     ) -> LatentPyramid:
         """Latents from noise, or from the scales that are written already.
 
         Args:
             prefix: of the same kappa for all clips.
             given: as of `sample`.
+            after: the moving noise of the block before; None begins a clip.
 
         Raises:
             ValueError: the noise is to move but never did in training, motion is to guide a level
@@ -277,6 +281,7 @@ class HierarchicalGenerator(nn.Module):
             draws.normal(f"sample/{level}", self.latent_channels + MOTION_CHANNELS, *scale)
             for level, scale in enumerate(self.levels)
         ]
+        particles = None
         if settings.motion_noise and self.examples.noise is not None:
             # A caption does not say where things are. The motion that was generated does, and has
             # the distribution of the motion that moved the noise in training.
@@ -285,9 +290,12 @@ class HierarchicalGenerator(nn.Module):
             motion = read_motion(known[:, self.latent_channels :])
             alpha = motion.new_full((len(motion),), settings.motion_noise)
             # The levels after take it up: what a jump adds is nothing that the coarsest grid sees.
-            noises[first] = self.examples.noise.colour(
-                noises[first], self.levels[0], motion, alpha, draws.within("sample")
+            overlap = 0.0 if self.remember else self.context_frames / self.latent_size.t
+            within, coarsest = draws.within("sample"), self.levels[0]
+            coloured = self.examples.noise.colour(
+                noises[first], coarsest, motion, alpha, within, after, overlap
             )
+            noises[first], particles = coloured.noise, coloured.particles
             condition, nothing = replace(condition, alpha=alpha), replace(nothing, alpha=alpha)
         told = {"prefix": prefix, "given": self.examples.context.told(given, self.latent_size)}
         condition, nothing = replace(condition, **told), replace(nothing, **told)
@@ -301,7 +309,8 @@ class HierarchicalGenerator(nn.Module):
             start=self._start(prefix, first, noises[first]),
         )
         *coarser, finest = sampled.levels
-        return LatentPyramid(levels=(*coarser, self._finish(begun(finest, given), given)))
+        finest = self._finish(begun(finest, given), given)
+        return LatentPyramid(levels=(*coarser, finest), particles=particles)
 
     def _unmove(self, x: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B C t h w"]:
         """x with its motion hidden."""

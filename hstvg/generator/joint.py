@@ -196,6 +196,8 @@ class JointGenerator(nn.Module):
         if states:
             rows = torch.ones(len(captions), device=draws.device)
             prefix = Prefix(state=states[-1], kappa=rows.long() * kappa, corruption=0 * rows)
-        climbed = self.denoiser.climb(condition, nothing, draws, settings, prefix, given)
+        climbed = self.denoiser.climb(
+            condition, nothing, draws, settings, prefix, given, hints.particles
+        )
         appearance = [level[:, : self.denoiser.latent_channels] for level in climbed.levels]
-        return LatentPyramid(levels=(*states, *appearance))
+        return replace(climbed, levels=(*states, *appearance))

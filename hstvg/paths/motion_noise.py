@@ -17,9 +17,9 @@ Axes     P particle slots, k^2 per cell of the grid.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from math import sqrt
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from math import ceil, sqrt
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,26 +28,14 @@ from torch import Tensor
 
 from hstvg.paths.draws import Draws
 from hstvg.scales import Scale, pool, upsample
-
-
-@dataclass(frozen=True, kw_only=True)
-class Particles:
-    """The particles of clips between two frames: all that noise needs to go on from there."""
-
-    place: Float[Tensor, "B P 2"]
-    """x, y at the frame that comes, in cells of the grid; outside it where a slot is free."""
-    speed: Float[Tensor, "B P"]
-    """Of the way there, in cells per frame."""
-    values: Float[Tensor, "B C P"]
-    frame: int
-    """Number of the frame that comes, counted from the beginning of the first block."""
+from hstvg.types import Particles
 
 
 @dataclass(frozen=True, kw_only=True)
 class MovingNoise:
-    """The noise of a block, and the particles as they leave it."""
+    """The noise of a block, and the particles where the next one begins."""
 
-    noise: Float[Tensor, "B C t h w"]
+    noise: Float[Tensor, "B C _t _h _w"]
     particles: Particles
 
 
@@ -59,7 +47,12 @@ class _Track(NamedTuple):
     fresh: Bool[Tensor, "B P"]
     """Slots whose particle begins at this frame."""
     place: Float[Tensor, "B P 2"]
-    speed: Float[Tensor, "B P"]
+    step: Float[Tensor, "B P 2"]
+    """On the way to the next frame."""
+
+    def after(self, share: float) -> tuple[Float[Tensor, "B P 2"], Float[Tensor, "B P"]]:
+        """Place, and cells per frame, when that share of the way is gone."""
+        return self.place + share * self.step, self.step.norm(dim=-1)
 
 
 class MotionNoise:
@@ -105,6 +98,7 @@ class MotionNoise:
         alpha: Float[Tensor, "B"],
         draws: Draws,
         after: Particles | None = None,
+        overlap: float = 0.0,
     ) -> MovingNoise:
         """Noise of covariance Sigma(motion), independent between channels.
 
@@ -114,21 +108,27 @@ class MotionNoise:
                 grid, whose cells are square; that of the noise is the same or a coarser one.
             alpha: in [0, 1).
             draws: of the clips, the same for every block of them.
-            after: where the block before ended; None begins a clip.
+            after: where the block before handed over; None begins a clip.
+            overlap: frames of this block, less than all, with which the next one begins: the
+                particles it is handed are those before them.
         """
         B, C, t, h, w = white.shape
         start = after or self._nowhere(B, C, h, w, white.device)
-        tracks = list(self._tracks(start, self._steps(motion, Scale(t, h, w))))
         values, moved = start.values, []
-        for frame, track in enumerate(tracks, start.frame):
-            fresh = draws.normal(f"particles/{frame}", *values.shape[1:])
+        last = ceil(t - overlap) - 1  # the frame from which the next block's first is reached
+        handed = start
+        for frame, track in enumerate(self._tracks(start, self._steps(motion, Scale(t, h, w)))):
+            fresh = draws.normal(f"particles/{start.frame + frame}", *values.shape[1:])
             values = torch.where(track.fresh[:, None], fresh, values)
             moved.append(_read(values, track.cell, h * w).view(B, C, h, w))
+            if frame == last:
+                place, speed = track.after(t - overlap - last)
+                begun = start.frame + frame + 1
+                handed = Particles(place=place, speed=speed, values=values, frame=begun)
         share = alpha.view(-1, 1, 1, 1, 1)
-        place, speed = tracks[-1].place, tracks[-1].speed
         return MovingNoise(
             noise=share.sqrt() * torch.stack(moved, dim=2) + (1 - share).sqrt() * white,
-            particles=Particles(place=place, speed=speed, values=values, frame=start.frame + t),
+            particles=handed,
         )
 
     def colour(
@@ -138,19 +138,25 @@ class MotionNoise:
         motion: Float[Tensor, "B 2 t h w"],
         alpha: Float[Tensor, "B"],
         draws: Draws,
-    ) -> Float[Tensor, "B C _t _h _w"]:
+        after: Particles | None = None,
+        overlap: float = 0.0,
+    ) -> MovingNoise:
         """Noise of a pyramid level, of which the part that the coarsest level sees is `sample`'s.
 
         Jumps add white noise that pooling cannot see, and keep what it does see. So this is exactly
         the noise that sampling meets at every level, if it began with that of `sample`.
+
+        Args:
+            overlap: as of `sample`, as a share of the block.
         """
+        told: Any = {"after": after, "overlap": overlap * coarsest.t}
         scale = Scale(*white.shape[2:])
         if scale == coarsest:
-            return self.sample(white, motion, alpha, draws).noise
+            return self.sample(white, motion, alpha, draws, **told)
         unit = sqrt(scale.volume / coarsest.volume)  # gives pooled white noise variance 1
         seen = unit * pool(white, coarsest)
-        moved = self.sample(seen, motion, alpha, draws).noise
-        return white + upsample(moved - seen, scale) / unit
+        moved = self.sample(seen, motion, alpha, draws, **told)
+        return replace(moved, noise=white + upsample(moved.noise - seen, scale) / unit)
 
     def covariance(
         self, motion: Float[Tensor, "2 t h w"], alpha: float
@@ -200,8 +206,9 @@ class MotionNoise:
             # motions that nothing has. Free slots read the zero after the last cell and stay.
             field = F.pad(field.flatten(2), (0, 1))
             step = field.gather(2, cell[:, None].expand(-1, 2, -1)).mT
-            place, speed = place + step, step.norm(dim=-1)
-            yield _Track(cell, fresh, place, speed)
+            track = _Track(cell, fresh, place, step)
+            place, speed = track.after(1.0)
+            yield track
 
     def _settle(
         self, place: Float[Tensor, "B P 2"], speed: Float[Tensor, "B P"], h: int, w: int

@@ -86,6 +86,32 @@ def test_a_remembering_generator_begins_with_given_frames():
         write(model_of(), 20, given=given)
 
 
+GIVEN = CONFIG["generator"] | {"context_frames": 1}
+
+
+@pytest.mark.parametrize("generator", [REMEMBERS, GIVEN], ids=["remembers", "is given frames"])
+def test_noise_moves_on_from_block_to_block(generator, monkeypatch):
+    noise = {"_target_": "hstvg.paths.motion_noise.MotionNoise", "seconds": 0.25}
+    model = model_of(generator | {"noise": noise})
+    assert model.generator is not None
+    told, left, make = [], [], model.generator.sample
+
+    def watch(*asked):
+        made = make(*asked)
+        told.append(asked[-1].particles)
+        left.append(made.particles)
+        return made
+
+    monkeypatch.setattr(model.generator, "sample", watch)
+    settings = Sampling(steps=2, guidance=2.0, motion_noise=0.5)
+    write_clips(model, PROMPTS, seed=0, settings=settings, num_frames=20)
+    assert len(told) == 3
+    assert told[0] is None
+    assert all(one is other for one, other in zip(told[1:], left, strict=False))
+    frames = [particles.frame for particles in left]
+    assert frames == sorted(set(frames))
+
+
 def test_a_bundle_keeps_its_memory(tmp_path):
     config = CONFIG | {"generator": REMEMBERS}
     model = awake_model(config)

@@ -16,7 +16,7 @@ from hstvg.scales import Scale, ScaleSchedule, pool
 from hstvg.scene.text import TextEncoder
 from hstvg.tokenizer.codec import ScaleCodec
 from hstvg.tokenizer.quantiser import FSQ
-from hstvg.types import LatentBatch
+from hstvg.types import Hints, LatentBatch
 
 CPU = torch.device("cpu")
 SIZE, CHANNELS, DRAWS = (8, 8, 8), 4, (3, 2)
@@ -28,7 +28,7 @@ CELL = 1 / 4 / (2 * SECONDS)
 CAPTIONS = ("a red circle", "a blue square moves left", "", "ab")
 
 
-def generator(noise=None, *, awake=False):
+def generator(noise=None, *, awake=False, **changes):
     torch.manual_seed(0)
     made = HierarchicalGenerator(
         codec=CODEC,
@@ -39,6 +39,7 @@ def generator(noise=None, *, awake=False):
         widths=(16, 32),
         head_dim=16,
         noise=noise,
+        **changes,
     )
     if awake:
         with torch.no_grad():
@@ -67,9 +68,10 @@ def example(model, rows=slice(None), speed=CELL):
     return model.example(batch, CODEC, Draws(0, range(4)[rows], CPU))
 
 
-def sample(model, settings=None, captions=CAPTIONS[:2]):
+def sample(model, settings=None, captions=CAPTIONS[:2], **told):
     draws = Draws(0, range(len(captions)), CPU)
-    return model.sample(captions, CODEC, draws, settings or Sampling(steps=2, guidance=2.0))
+    settings = settings or Sampling(steps=2, guidance=2.0)
+    return model.sample(captions, CODEC, draws, settings, **told)
 
 
 def moved(**changes):
@@ -172,8 +174,10 @@ def test_sampling_moves_the_noise_by_the_motion_of_a_first_sample():
 
 
 @torch.no_grad()
-def test_the_noise_of_a_sample_is_that_of_its_first_one(monkeypatch):
-    model, seen = generator(moving(), awake=True), []
+@pytest.mark.parametrize("overlap", [0, 3])
+def test_the_noise_of_a_block_goes_on_where_that_of_the_one_before_was(monkeypatch, overlap):
+    """Where given frames are, both blocks have them; here one and a half of the coarsest grid."""
+    model, seen = generator(moving(), awake=True, context_frames=overlap), []
     climb = model.path.sample
 
     def watch(velocity, scales, noises, **settings):
@@ -181,12 +185,24 @@ def test_the_noise_of_a_sample_is_that_of_its_first_one(monkeypatch):
         return climb(velocity, scales, noises, **settings)
 
     monkeypatch.setattr(model.path, "sample", watch)
-    sample(model, moved())
-    white, coloured = seen
-    first = sample(model).finest
-    motion = torch.sinh(first[:, CHANNELS:]) * REFERENCE_SPEED
+    given = torch.randn(2, CHANNELS, overlap, *SIZE[1:]) if overlap else None
+    particles = sample(model, moved()).particles
+    assert particles is not None
+    later = sample(model, moved(), given=given, hints=Hints(particles=particles)).particles
+    white, first, again, second = seen
+    assert torch.equal(again, white)  # of the same draws
+
+    motions = [
+        torch.sinh(one.finest[:, CHANNELS:]) * REFERENCE_SPEED
+        for one in (sample(model), sample(model, given=given))
+    ]
     draws, alpha = Draws(0, [0, 1], CPU).within("sample"), torch.full((2,), 0.5)
-    assert torch.equal(coloured, moving().sample(white, motion, alpha, draws).noise)
+    begun = moving().sample(white, motions[0], alpha, draws, overlap=overlap / 2)
+    assert torch.equal(first, begun.noise)
+    ended = moving().sample(white, motions[1], alpha, draws, begun.particles, overlap / 2)
+    assert torch.equal(second, ended.noise)
+    assert torch.equal(later.place, ended.particles.place)
+    assert sample(model).particles is None
 
 
 def test_noise_that_never_moved_in_training_does_not_in_sampling():

@@ -165,19 +165,35 @@ def test_noise_belongs_to_its_clip():
         assert torch.equal(mine, all_of_them[row])
 
 
-@pytest.mark.parametrize("cut", [1, 4, 7])
-def test_blocks_in_a_row_are_one_long_block(cut):
-    """Bit by bit, wherever it is cut; here through growth, loss and refilling of cells."""
-    t = 2 * T
+@pytest.mark.parametrize(("cut", "overlap"), [(1, 0), (4, 0), (7, 0), (1, 3), (4, 2), (7, 1)])
+def test_blocks_in_a_row_are_one_long_block(cut, overlap):
+    """Bit by bit, wherever it is cut and however many frames both have; here through growth, loss
+    and refilling of cells."""
+    t, end = 2 * T, cut + overlap
     motion, plain, alpha = wild(count=2, t=t), white(2, 3, t), torch.tensor([0.9, 0.4])
     whole = NOISE.sample(plain, motion, alpha, draws(2))
-    begun = NOISE.sample(plain[:, :, :cut], motion[:, :, :cut], alpha, draws(2))
+    begun = NOISE.sample(plain[:, :, :end], motion[:, :, :end], alpha, draws(2), overlap=overlap)
     ended = NOISE.sample(
         plain[:, :, cut:], motion[:, :, cut:], alpha, draws(2), after=begun.particles
     )
-    assert torch.equal(torch.cat([begun.noise, ended.noise], dim=2), whole.noise)
+    assert begun.particles.frame == cut
+    assert torch.equal(begun.noise, whole.noise[:, :, :end])
+    assert torch.equal(ended.noise, whole.noise[:, :, cut:])
     assert torch.equal(ended.particles.place, whole.particles.place)
     assert ended.particles.frame == t
+
+
+def test_a_block_may_begin_between_two_frames():
+    """Half a frame after the last but one of a pan of a cell per frame: half a cell further."""
+    channels, motion = 20_000, shift(1.0, 0.0)
+    plain, alpha = white(1, channels), torch.tensor([1.0])
+    begun = NOISE.sample(plain, motion, alpha, draws(), overlap=1.5)
+    ended = NOISE.sample(plain, motion, alpha, draws(), after=begun.particles)
+    before, after = (values[0, :, at] for values, at in ((begun.noise, T - 2), (ended.noise, 0)))
+    for x in range(1, W):
+        own = (after[..., x] * before[..., x]).mean()
+        left = (after[..., x] * before[..., x - 1]).mean()
+        assert (float(own), float(left)) == pytest.approx((0.5, 0.5), abs=0.03)
 
 
 def test_what_left_the_frame_does_not_come_back():
@@ -236,7 +252,8 @@ def test_jumps_keep_the_noise_of_training(boundaries):
 
     def noise(level, seed):
         plain = white(1, clips, *scales[level], seed=seed)
-        return NOISE.colour(plain, scales[0], motion, alpha, draws(1, seed)).transpose(0, 1)
+        made = NOISE.colour(plain, scales[0], motion, alpha, draws(1, seed))
+        return made.noise.transpose(0, 1)
 
     x = noise(0, 10)
     for level in range(1, count):
@@ -252,7 +269,7 @@ def test_jumps_keep_the_noise_of_training(boundaries):
 def test_the_coarsest_noise_is_that_of_the_particles_and_white_noise_stays_itself():
     plain, motion = white(2, 3, 4, 4, 4), 2 * wild(count=2)[:, :, :, :2, :2].repeat(1, 1, 1, 2, 2)
     alpha, coarsest = torch.tensor([0.0, 0.7]), Scale(2, 2, 2)
-    level = NOISE.colour(plain, coarsest, motion, alpha, draws(2))
+    level = NOISE.colour(plain, coarsest, motion, alpha, draws(2)).noise
     assert torch.equal(level[0], plain[0])
     seen = sqrt(8) * pool(plain, coarsest)
     moved = NOISE.sample(seen, motion, alpha, draws(2)).noise
