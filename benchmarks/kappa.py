@@ -17,8 +17,6 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-CONTROLS = ("colour", "shape", "motion")
-
 
 def main(run: Path, data: Path, clips: int, evaluations: int) -> None:
     from hstvg.runtime.assemble import open_run
@@ -39,17 +37,23 @@ def write(run: Path, data: Path, model: Any, clips: int, steps_of: Mapping[int, 
     from hstvg.runtime.config import compose
     from hstvg.runtime.evaluation import evaluate
 
-    print("| kappa | evaluations | s per clip | " + " | ".join(heads()) + " |")
-    print("|---" * (3 + len(heads())) + "|")
-    for kappa, steps in steps_of.items():
+    for row, (kappa, steps) in enumerate(steps_of.items()):
         out = run / "eval" / f"kappa_{kappa}_steps_{steps}"
         facts = [f"run={run}", f"data.path={data}", f"out={out}", f"kappa={kappa}"]
         facts += [f"steps={steps}", f"num_clips={clips}", "guidance=3"]
         with redirect_stdout(sys.stderr):
             scores = evaluate(compose("evaluate", facts))
         passes = passes_before(kappa) + levels_left(model.generator, kappa) * steps
-        cells = [str(kappa), str(passes), f"{seconds(model, kappa, steps):.3f}"]
-        print("| " + " | ".join([*cells, *values(scores)]) + " |", flush=True)
+        found = {
+            "kappa": str(kappa),
+            "evaluations": str(passes),
+            "s per clip": f"{seconds(model, kappa, steps):.3f}",
+            **values(scores),
+        }
+        if row == 0:
+            print("| " + " | ".join(found) + " |")
+            print("|---" * len(found) + "|")
+        print("| " + " | ".join(found.values()) + " |", flush=True)
 
 
 def passes_before(kappa: int) -> int:
@@ -100,26 +104,18 @@ def seconds(model: Any, kappa: int, steps: int, clips: int = 8) -> float:
     return min(taken[1:])
 
 
-def heads() -> list[str]:
-    return [
-        *CONTROLS,
-        *(f"{control}, unseen" for control in CONTROLS),
-        "EPE",
-        "temporal residual (real)",
-        "flicker (real)",
-    ]
-
-
-def values(scores: Any) -> list[str]:
-    found = []
-    for split in ("held-out", "unseen combinations"):
-        row = scores["control"][split]["generated"]
-        found += [shown(row[control]) for control in CONTROLS]
+def values(scores: Any) -> dict[str, str]:
+    """By head; styles where the captions name some."""
+    found = {}
+    for split, place in {"held-out": "", "unseen combinations": ", unseen"}.items():
+        row = dict(scores["control"][split]["generated"])
+        if "style" in scores:
+            row["style"] = scores["style"][split]["generated"]["style"]
+        found |= {f"{control}{place}": shown(estimate) for control, estimate in row.items()}
     ours, real = (scores["motion"]["held-out"][who] for who in ("generated", "real"))
-    found.append(shown(ours["epe"]))
-    found += [
-        f"{shown(ours[name])} ({real[name]['value']:.2f})" for name in ("residual", "flicker")
-    ]
+    found["EPE"] = shown(ours["epe"])
+    for name, key in {"temporal residual": "residual", "flicker": "flicker"}.items():
+        found[f"{name} (real)"] = f"{shown(ours[key])} ({real[key]['value']:.2f})"
     return found
 
 
