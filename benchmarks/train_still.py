@@ -3,27 +3,26 @@
     python -m benchmarks.train_still stage=generator ...
 
 Its motion channels are there and say nothing: a network of the same size, without what motion
-tells. What it leaves is an ordinary run.
+tells. Tracks and refiner know it still. What it leaves is an ordinary run.
 """
 
-from dataclasses import replace
 from typing import Any
 
-import torch
-
-from hstvg.generator.hierarchical import HierarchicalGenerator
+from hstvg.generator.examples import Examples
 from hstvg.runtime.command import run_command
-from hstvg.types import LatentBatch
+from hstvg.types import LatentPyramid
 from pipelines import train
 
-moving = HierarchicalGenerator.example
+moving = Examples._paths
 
 
-def example(self: HierarchicalGenerator, batch: LatentBatch, *others: Any) -> Any:
-    assert batch.motion is not None
-    return moving(self, replace(batch, motion=torch.zeros_like(batch.motion)), *others)
+def paths(self: Examples, pyramid: LatentPyramid, *others: Any) -> Any:
+    levels = [level.clone() for level in pyramid.levels]
+    for level in levels:
+        level[:, self.latent_channels :] = 0
+    return moving(self, LatentPyramid(levels=tuple(levels)), *others)
 
 
 if __name__ == "__main__":
-    HierarchicalGenerator.example = example
+    Examples._paths = paths
     run_command("train", __doc__, train.main)

@@ -179,10 +179,11 @@ class Examples:
         size = Scale(*pyramid.levels[level].shape[2:])
         if self.tracks is None or size.t == 1:
             return None
-        lookup = draw_lookup(draws.within(f"tracks/{level}"), size, self.tracks.queries)
-        motion = read_motion(pyramid.levels[level][:, self.latent_channels :])
-        seconds = self.tracks.seconds(size.t, share)
-        found = follow(motion, trust.levels[level], lookup, seconds, self.tracks.still)
+        own = draws.within(f"tracks/{level}")
+        lookup = draw_lookup(own, size, self.tracks.queries)
+        motion = read_motion(pyramid.finest[:, self.latent_channels :])
+        seconds = self.tracks.seconds(motion.shape[2], share)
+        found = follow(motion, trust.finest, lookup, size, seconds, own, self.tracks.still)
         return lookup, found
 
     def _paths(

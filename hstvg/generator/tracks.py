@@ -1,7 +1,8 @@
 """Which cells show the same thing: what L_attention asks attention to find.
 
 Tracks are composed of the motion between neighbouring latent frames. Motion says where a cell's
-content goes, so a cell is looked for in later frames.
+content goes, so a cell is looked for in later frames. Cells of a coarser grid hold content that
+goes different ways: one of their latent cells is followed, and where it comes out is looked for.
 """
 
 from dataclasses import dataclass
@@ -35,6 +36,15 @@ class Tracks:
     """What a cell counts whose content stays, beside 1 of one whose content goes a cell or more; 0
     asks for what moves alone."""
 
+    def __post_init__(self) -> None:
+        wrong = {
+            "queries": self.queries < 1,
+            "heads": self.heads < 0,
+            "still": not 0 <= self.still <= 1,
+        }
+        for name in (name for name, is_wrong in wrong.items() if is_wrong):
+            raise ValueError(f"tracks.{name}={getattr(self, name)} is out of its range")
+
     def seconds(self, frames: int, share: float = 1.0) -> float:
         """From one latent frame to the next.
 
@@ -50,7 +60,7 @@ class Found:
     """Where the cells of a Lookup went."""
 
     where: Float[Tensor, "B S cells"]
-    """Bilinear weights of the place over the cells of the later frame; they sum to 1."""
+    """Weights over the cells of the later frame, bilinear in latent cells; they sum to 1."""
     weight: Float[Tensor, "B S"]
     """Trust in the track, 0 to 1; 0 where it left the frame."""
 
@@ -75,29 +85,38 @@ def follow(
     motion: Float[Tensor, "B 2 t h w"],
     trust: Float[Tensor, "B 1 t h w"],
     lookup: Lookup,
+    size: Scale,
     seconds: float,
+    draws: Draws,
     still: float = 1.0,
 ) -> Found:
-    """Where the cells went.
+    """Where the cells of a lookup went: of each, the content of one of its latent cells.
 
     Args:
-        motion: forward, (x, y) in frame widths per second; cells are square.
+        motion: of latent cells, forward, (x, y) in frame widths per second; cells are square.
         trust: in the motion, 0 to 1.
-        seconds: from one frame of the grid to the next.
+        lookup: on a grid of `size`, that of the latent or a coarser one.
+        seconds: from one frame of the latent to the next.
         still: as of Tracks.
     """
     t, h, w = motion.shape[2:]
-    begin = place = torch.stack([lookup.cell % w, lookup.cell // w], dim=-1).float()  # B S (x, y)
+    a, b, c = t // size.t, h // size.h, w // size.w
+    part = draws.uniform("lookup/part", lookup.cell.shape[1], 3)
+    frames, rows, columns = (part * part.new_tensor([a, b, c])).long().unbind(-1)
+    frame, later = lookup.frame * a + frames, lookup.later * a + frames
+    x, y = lookup.cell % size.w * c + columns, lookup.cell // size.w * b + rows
+    begin = place = torch.stack([x, y], dim=-1).float()  # B S (x, y)
     weight = torch.ones_like(place[..., 0])
     fields = torch.cat([motion * seconds * w, trust], dim=1).float()
-    for step in range(max(STRIDES)):
-        frame = lookup.frame + step
-        moving = frame < lookup.later
-        met = read_at(fields, frame.clamp_max(t - 1), place)
+    for step in range(t - 1):
+        at = frame + step
+        moving = at < later
+        met = read_at(fields, at.clamp_max(t - 1), place)
         place = torch.where(moving[..., None], place + met[..., :2], place)
         weight = torch.where(moving, weight * met[..., 2] * inside(place, h, w), weight)
-    went = (place - begin).norm(dim=-1).clamp_max(1)
-    return Found(where=hats(place, h, w), weight=weight * (still + (1 - still) * went))
+    went = ((place - begin) / place.new_tensor([c, b])).norm(dim=-1).clamp_max(1)
+    where = hats(place, h, w).unflatten(2, (size.h, b, size.w, c)).sum((3, 5)).flatten(2)
+    return Found(where=where, weight=weight * (still + (1 - still) * went))
 
 
 def pair_rows(

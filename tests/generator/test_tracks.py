@@ -28,7 +28,9 @@ def asked(frame, cell, later):
 
 def where(motion, frame, cell, later, trust=None, **counts):
     trust = torch.ones(1, 1, *SIZE) if trust is None else trust
-    found = follow(motion, trust, asked(frame, cell, later), seconds=1.0, **counts)
+    draws = Draws(0, [0], torch.device("cpu"))
+    lookup = asked(frame, cell, later)
+    found = follow(motion, trust, lookup, Scale(*SIZE), seconds=1.0, draws=draws, **counts)
     return found.where[0, 0].reshape(SIZE[1:]), float(found.weight)
 
 
@@ -66,6 +68,43 @@ def test_what_stays_may_count_less_than_what_moves_a_cell(still, speed, counts):
     motion[:, 0] = speed / SIZE[2]
     _, weight = where(motion, 0, 9, 2, still=still)  # two frames later
     assert weight == pytest.approx(counts)
+
+
+COARSE = Scale(2, 2, 4)
+
+
+def coarsely(speed, count=64):
+    """What is found of a cell of half the size in every axis, and a whole cell further right."""
+    motion = torch.zeros(1, 2, 4, 4, 8)
+    motion[:, 0] = speed / 8  # latent cells per latent frame
+    lookup = Lookup(
+        frame=torch.zeros(1, count).long(),
+        cell=torch.full((1, count), 1),  # row 0, column 1
+        later=torch.ones(1, count).long(),
+    )
+    draws = Draws(0, [0], torch.device("cpu"))
+    found = follow(motion, torch.ones(1, 1, 4, 4, 8), lookup, COARSE, 1.0, draws)
+    assert torch.allclose(found.where.sum(-1), torch.ones(1, count))
+    return found.where[0]
+
+
+def test_content_of_a_coarse_cell_goes_as_far_as_that_of_its_latent_cells():
+    """A latent cell per frame is a coarse cell per coarse frame, whichever of them is followed."""
+    assert (coarsely(1.0)[:, 2] == 1).all()
+
+
+def test_content_of_a_coarse_cell_that_goes_half_as_far_comes_out_in_two():
+    """Its left half stays within it, its right half leaves it."""
+    where = coarsely(0.5)
+    assert ((where[:, 1] == 1) | (where[:, 2] == 1)).all()
+    assert 0.3 < where[:, 1].mean() < 0.7
+
+
+@pytest.mark.parametrize("wrong", [{"queries": 0}, {"heads": -1}, {"still": -1.0}])
+def test_settings_out_of_range_are_refused(wrong):
+    name = next(iter(wrong))
+    with pytest.raises(ValueError, match=f"tracks.{name}=.* is out of its range"):
+        Tracks(num_frames=16, fps=8.0, **wrong)
 
 
 def test_frames_of_longer_clips_are_as_far_apart():
