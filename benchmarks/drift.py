@@ -20,16 +20,16 @@ HEADS = ("colour", "shape", "motion", "residual", "flicker")
 def main(run: Path, data: Path, clips: int, parts: int) -> None:
     from hstvg.runtime.assemble import open_run
     from hstvg.runtime.index import read_index
-    from hstvg.scene.grammar import read_caption
 
     model = open_run(run)
     index = read_index(data)
     rows = sorted(row for split in ("val", "unseen") for row in index.rows_of(split))
     captions = [facts["caption"] for facts in index.take(rows).to_pylist()]
-    rests = {said: read_caption(said).objects[0].motion == "still" for said in captions}
     for kind, wanted in {"rest": True, "move": False}.items():
-        asked = [said for said in captions if rests[said] is wanted][:clips]
+        asked = [caption for caption in captions if rests(caption) is wanted][:clips]
         print(f"Things that are to {kind}, {len(asked)} captions:\n")
+        if not asked:
+            continue
         print("| part | " + " | ".join(HEADS) + " |")
         print("|---" * (1 + len(HEADS)) + "|")
         for part, cells in enumerate(judged(model, asked, parts), 1):
@@ -37,8 +37,17 @@ def main(run: Path, data: Path, clips: int, parts: int) -> None:
         print()
 
 
+def rests(caption: str) -> bool:
+    """Whether nothing in it is to move, nor the camera."""
+    from hstvg.scene.grammar import read_caption
+
+    said = read_caption(caption)
+    return said.camera == "still" and all(thing.motion == "still" for thing in said.objects)
+
+
 def judged(model: Any, captions: Sequence[str], parts: int) -> list[list[str]]:
-    """What is right in each part, and how it changes from frame to frame."""
+    """What is right in each part, and how it changes from frame to frame; - where nothing could be
+    judged."""
     from hstvg.generate.workflow import write_clips
     from hstvg.generator.generator import Sampling
     from hstvg.runtime.evaluation import Judged
@@ -51,15 +60,19 @@ def judged(model: Any, captions: Sequence[str], parts: int) -> list[list[str]]:
         seen = reduce(
             Judged.merge,
             [
-                Judged.of(video[first : first + length], said, fps)
-                for video, said in zip(videos, captions, strict=True)
+                Judged.of(video[first : first + length], caption, fps)
+                for video, caption in zip(videos, captions, strict=True)
             ],
         )
         found = {**seen.control.compute(), **seen.coherence.compute()}
-        rows.append(
-            [f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]" for e in map(found.get, HEADS) if e]
-        )
+        rows.append([shown(found.get(head)) for head in HEADS])
     return rows
+
+
+def shown(estimate: Any) -> str:
+    if estimate is None:
+        return "-"
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
 if __name__ == "__main__":

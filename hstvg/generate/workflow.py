@@ -143,8 +143,7 @@ def _write_on(
     frames = 0
     while known + frames - begun < wanted:
         own = draws.within(f"block/{len(blocks)}")
-        at = max(known - begun, 0) + frames
-        placed = _layout_of_block(model, layout, at)
+        placed = _layout_of_block(model, layout, known - begun + frames)
         hints = Hints(style=style, layout=placed, past=past, particles=particles)
         start = None if blocks else tail
         levels = sample_block(model, prompts, own, settings, start, hints)

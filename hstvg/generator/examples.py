@@ -9,7 +9,7 @@ from torch import Tensor
 from hstvg.generator.context import Context
 from hstvg.generator.history import Earlier, History
 from hstvg.generator.layout import Layouts, ToldLayout
-from hstvg.generator.motion import MOTION_CHANNELS, read_motion
+from hstvg.generator.motion import MOTION_CHANNELS, fill_unknown, read_motion
 from hstvg.generator.prefixes import (
     Prefixes,
     coarse_of,
@@ -119,6 +119,7 @@ class Examples:
         if motion is None or confidence is None:
             raise ValueError("this generator denoises motion; set data.motion=true")
         scales = self.path.scales(z.shape[2:])  # clips of another size are trained on, too
+        motion = fill_unknown(motion, confidence, scales[0])
         pyramid = self.path.pyramid(torch.cat([z, motion], dim=1), scales)
         trust = self.path.pyramid(confidence, scales)
         prefixes = self._prefixes(z, codec, draws, scales)

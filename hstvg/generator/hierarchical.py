@@ -285,8 +285,9 @@ class HierarchicalGenerator(nn.Module):
         if settings.motion_noise and self.examples.noise is not None:
             # A caption does not say where things are. The motion that was generated does, and has
             # the distribution of the motion that moved the noise in training.
-            still = replace(settings, motion_noise=0.0)
-            known = self.climb(condition, nothing, draws, still, prefix, given).finest
+            # Of other draws: what moves the noise is not to have been made of it.
+            still, other = replace(settings, motion_noise=0.0), draws.within("still")
+            known = self.climb(condition, nothing, other, still, prefix, given).finest
             motion = read_motion(known[:, self.latent_channels :])
             alpha = motion.new_full((len(motion),), settings.motion_noise)
             # The levels after take it up: what a jump adds is nothing that the coarsest grid sees.

@@ -103,8 +103,9 @@ class JointGenerator(nn.Module):
             "history": history,
         }
         self.transformer = NextScaleGenerator(**shared, **transformer)
+        self.prefixes = prefixes or Prefixes()
         self.denoiser = HierarchicalGenerator(
-            **shared, **denoiser, **extras, prefixes=prefixes or Prefixes()
+            **shared, **denoiser, **extras, prefixes=self.prefixes
         )
         for part in (self.transformer, self.denoiser):
             # They use it, but only this module has it: its weights are trained and saved once.
@@ -195,7 +196,9 @@ class JointGenerator(nn.Module):
         prefix = None
         if states:
             rows = torch.ones(len(captions), device=draws.device)
-            prefix = Prefix(state=states[-1], kappa=rows.long() * kappa, corruption=0 * rows)
+            # What is written is not what the clip's own codes would be, nor to be trusted as such.
+            wrong = rows * self.prefixes.corruption / 2
+            prefix = Prefix(state=states[-1], kappa=rows.long() * kappa, corruption=wrong)
         climbed = self.denoiser.climb(
             condition, nothing, draws, settings, prefix, given, hints.particles
         )

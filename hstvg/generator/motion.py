@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from hstvg.scales import Scale
+from hstvg.scales import Scale, pool, upsample
 
 MOTION_CHANNELS = 2
 REFERENCE_SPEED = 0.05
@@ -23,6 +23,17 @@ def motion_channels(
     trust = F.adaptive_avg_pool3d(confidence, size)
     pooled = F.adaptive_avg_pool3d(motion * confidence, size) / trust.clamp_min(1e-3)
     return torch.asinh(pooled / REFERENCE_SPEED), trust
+
+
+def fill_unknown(
+    channels: Float[Tensor, "B 2 t h w"], trust: Float[Tensor, "B 1 t h w"], coarsest: Scale
+) -> Float[Tensor, "B 2 t h w"]:
+    """Cells nobody knows the motion of get the mean of those around that somebody does, within a
+    cell of the coarsest level; 0 where there are none. Coarser levels, which are means, then say
+    how the known part moves."""
+    known = (trust > 0).to(channels)
+    mean = pool(channels * known, coarsest) / pool(known, coarsest).clamp_min(1e-6)
+    return torch.where(trust > 0, channels, upsample(mean, Scale(*channels.shape[2:])))
 
 
 def read_motion(channels: Float[Tensor, "B 2 t h w"]) -> Float[Tensor, "B 2 t h w"]:

@@ -230,8 +230,13 @@ class NextScaleGenerator(nn.Module):
                 segments any whole number of them.
 
         Raises:
-            ValueError: a hint is given, or the number of scales.
+            ValueError: a hint is given, or the number of scales, or motion is to guide or to move
+                noise, of which there is none.
         """
+        if settings.motion_noise or settings.motion_guidance:
+            raise ValueError(
+                "motion_noise and motion_guidance are for a denoiser; train hst or joint"
+            )
         if hints is not None and (hints.style or hints.layout or hints.past):
             raise ValueError("this generator is told all in words, and goes on from frames alone")
         if settings.kappa not in (None, *self.kappas):

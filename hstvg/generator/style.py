@@ -35,6 +35,16 @@ class Styling:
     dropout: float = 0.1
     late: float = 0.5
 
+    def __post_init__(self) -> None:
+        wrong = {
+            "width": self.width < 1,
+            "tokens": self.tokens < 1,
+            "dropout": not 0 <= self.dropout <= 1,
+            "late": not 0 <= self.late < 1,
+        }
+        for name in (name for name, is_wrong in wrong.items() if is_wrong):
+            raise ValueError(f"style.{name}={getattr(self, name)} is out of its range")
+
     def draw(self, batch: LatentBatch, draws: Draws) -> StyleReference | None:
         """The references of a batch without those that are dropped."""
         if batch.style is None:

@@ -107,7 +107,8 @@ class MotionNoise:
             motion: (x, y) in frame widths per second from each frame to the next, on the latent's
                 grid, whose cells are square; that of the noise is the same or a coarser one.
             alpha: in [0, 1).
-            draws: of the clips, the same for every block of them.
+            draws: of the clips. Of the same ones in every block, frames that two blocks share are
+                the same in what comes into being there, too.
             after: where the block before handed over; None begins a clip.
             overlap: frames of this block, less than all, with which the next one begins: the
                 particles it is handed are those before them.

@@ -37,6 +37,7 @@ from hstvg.runtime.layout_scores import (
 from hstvg.runtime.lineage import write_json
 from hstvg.runtime.reader import Reader, VideoOpener, references
 from hstvg.runtime.sampling import (
+    check_guided,
     check_kappa,
     check_layout,
     check_style,
@@ -149,6 +150,8 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
     if config["style_references"]:
         check_style("style_references=true", model)
         others = ReferenceClips(index, splits, model.window, config["seed"])
+    else:
+        check_guided("style_references=true", config)
     if config["layouts"]:
         check_layout("layouts=true", model)
     if config["dry_run"]:

@@ -206,6 +206,14 @@ def check_style(key: str, model: VideoModel) -> None:
     check_able(key, model, lambda generator: generator.takes_style, unable)
 
 
+def check_guided(key: str, config: Mapping[str, Any]) -> None:
+    """Raises ConfigError where a style is given weight that nothing shows, for want of a key."""
+    if config["style_guidance"] != 1:
+        raise ConfigError(
+            f"style_guidance={config['style_guidance']:g} weighs a reference; give {key}, too"
+        )
+
+
 def check_layout(key: str, model: VideoModel) -> None:
     unable = "is told in words alone where things are; train one with +layout=boxes"
     check_able(key, model, lambda generator: generator.takes_layout, unable)
@@ -252,6 +260,7 @@ def _reference(config: Mapping[str, Any], model: VideoModel) -> np.ndarray | Non
     """Frames whose style is wanted."""
     file = _file_of("style_reference", config)
     if file is None:
+        check_guided("style_reference=FILE", config)
         return None
     check_style(f"style_reference={file}", model)
     _refuse_scales(config, "shows clips in their own style; leave it out")

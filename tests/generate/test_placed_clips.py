@@ -69,16 +69,27 @@ def test_a_later_block_is_told_its_own_part():
     assert float(moved) == pytest.approx(6 * speed, abs=1e-5)
 
 
-def test_a_picture_stands_still_where_things_are_at_first():
-    """A given picture is padded before its first frame, where no boxes are known."""
-    model, met = awake_model(PLACED), []
+REMEMBERS = {
+    "kinds": ["local", "paged"],
+    "history": {"_target_": "hstvg.generator.history.History", "page": 2, "window": 1, "tail": 1},
+}
+
+
+@pytest.mark.parametrize("changes", [{}, REMEMBERS], ids=["goes on", "remembers"])
+def test_a_picture_stands_still_where_things_are_at_first(changes):
+    """A given picture is padded before its first frame, where no boxes are known; two frames are a
+    frame of the latent."""
+    model, met = awake_model(PLACED | {"generator": PLACED["generator"] | changes}), []
     cue = model.generator.unet.cues["layout"]
     tokens = cue.tokens
     cue.tokens = lambda signal, told: met.append(told.objects.layout.boxes) or tokens(signal, told)
     given = np.zeros((1, 1, 16, 16, 3), np.uint8)
     where = [shown(scene(), frames=9)]
     write_clips(model, PROMPTS[:1], seed=0, settings=SETTINGS, given=given, shown=where)
-    assert float(met[0][0, 0, 0, 0]) == pytest.approx(0.1, abs=1e-5)
+    speed = 0.5 / 16  # per frame
+    # Of the picture, which is there twice; of frames 1 and 2; ...
+    lefts = [0.1, *(0.1 + speed * (first + 0.5) for first in (1, 3, 5))]
+    assert met[0][0, 0, :, 0].tolist() == pytest.approx(lefts, abs=1e-5)
 
 
 def test_an_evaluation_tells_samples_where_things_are():

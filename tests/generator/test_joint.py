@@ -233,6 +233,19 @@ def test_the_benchmark_deals_evaluations_to_the_levels_that_are_left():
     assert [steps_in(bundle, kappa, 24) for kappa in model.kappas] == [12, 11, 21, 1]
 
 
+def test_what_is_written_is_told_to_be_as_wrong_as_in_training_at_the_mean(monkeypatch):
+    model, told = generator(prefixes=Prefixes(corruption=0.4)), []
+    climb = model.denoiser.climb
+
+    def watch(condition, nothing, own, settings, prefix, *others):
+        told.append(prefix.corruption.tolist())
+        return climb(condition, nothing, own, settings, prefix, *others)
+
+    monkeypatch.setattr(model.denoiser, "climb", watch)
+    sampled(model, 1)
+    assert told == [pytest.approx([0.2, 0.2])]
+
+
 # ---- what acts on a level that may be left out --------------------------------------------------
 
 
@@ -246,9 +259,11 @@ def test_noise_moves_on_the_level_that_is_begun_with(monkeypatch):
         return climb(velocity, scales, noises, **settings)
 
     monkeypatch.setattr(model.denoiser.path, "sample", watch)
-    settings = replace(SETTINGS, kappa=2, motion_noise=0.5)  # begins with the second level
-    model.sample(CAPTIONS[:2], CODEC, draws(count=2), settings)
-    white, coloured = seen
+    settings = replace(SETTINGS, kappa=2)  # begins with the second level
+    for alpha in (0.0, 0.5):
+        moved = replace(settings, motion_noise=alpha)
+        model.sample(CAPTIONS[:2], CODEC, draws(count=2), moved)
+    white, _, coloured = seen
     assert torch.equal(white[0], coloured[0])
     assert not torch.equal(white[1], coloured[1])
     seen_by_coarsest = pool(coloured[1], Scale(2, 2, 2)) - pool(white[1], Scale(2, 2, 2))

@@ -3,7 +3,12 @@ import math
 import pytest
 import torch
 
-from hstvg.generator.motion import REFERENCE_SPEED, motion_channels, read_motion
+from hstvg.generator.motion import (
+    REFERENCE_SPEED,
+    fill_unknown,
+    motion_channels,
+    read_motion,
+)
 from hstvg.scales import Scale
 
 
@@ -45,6 +50,24 @@ def test_no_trust_is_no_motion():
     channels, trust = motion_channels(flow(9.0, 9.0), torch.zeros(1, 1, 2, 4, 4), Scale(1, 2, 2))
     assert channels.abs().sum() == 0
     assert trust.sum() == 0
+
+
+def test_unknown_cells_move_as_those_around_them_that_are_known():
+    """Of a pan over a half without texture the mean is the pan, and not half of it."""
+    channels, trust = torch.full((1, 2, 2, 4, 4), 2.0), torch.ones(1, 1, 2, 4, 4)
+    trust[..., :, 2:] = 0
+    trust[..., 3, 3] = 0.1
+    channels[..., 2:] = 0
+    channels[..., 3, 3] = 1.0
+    filled = fill_unknown(channels, trust, Scale(1, 2, 2))
+    assert torch.equal(filled[..., :2], channels[..., :2])
+    assert (filled[..., :2, 2:] == 0).all()  # nobody knows anything there
+    assert (filled[..., 2:, 2:] == 1).all()
+    assert torch.equal(fill_unknown(channels, trust, Scale(1, 1, 1))[..., :2, 2:].unique(), MEAN)
+
+
+MEAN = torch.tensor([(8 * 2 + 1) / 9])
+"""Of eight trusted cells in each frame that move by 2 and one that moves by 1."""
 
 
 def test_cells_are_kept_apart():

@@ -351,3 +351,10 @@ def test_captions_encoded_before_take_the_precision_of_the_weights():
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.* out of its range"):
         Sampling(**wrong)
+
+
+@pytest.mark.parametrize("motion", [{"motion_noise": 0.5}, {"motion_guidance": 1.0}])
+def test_what_only_a_denoiser_does_is_refused(motion):
+    codec = codec_of(SCHEDULES["cubic"])
+    with pytest.raises(ValueError, match="are for a denoiser"):
+        generator_of(codec).sample(CAPTIONS, codec, Draws(0, [0, 1], CPU), Sampling(**motion))

@@ -143,6 +143,15 @@ def test_references_are_dropped_clip_by_clip():
     assert not everything.example(latents(style=reference()), CODEC, draws()).style.known.any()
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"width": 0}, {"tokens": 0}, {"dropout": 1.5}, {"late": 1.0}, {"late": -0.1}]
+)
+def test_settings_out_of_range_are_refused(wrong):
+    name = next(iter(wrong))
+    with pytest.raises(ValueError, match=f"style.{name}=.* is out of its range"):
+        replace(STYLING, **wrong)
+
+
 # ---- the prediction ---------------------------------------------------------------------------
 
 

@@ -388,7 +388,11 @@ def test_a_denoiser_writes_on_from_block_to_block(runs, tmp_path):
 
 @pytest.mark.parametrize(
     ("override", "said"),
-    [("kappa=1", "writes 0 scales"), ("motion_noise=0.5", r"trained with \+noise=motion")],
+    [
+        ("kappa=1", "writes 0 scales"),
+        ("motion_noise=0.5", r"trained with \+noise=motion"),
+        ("style_guidance=3", "weighs a reference; give style_reference=FILE"),
+    ],
 )
 def test_what_a_denoiser_was_not_trained_for_is_refused(override, said, runs, tmp_path):
     file = tmp_path / "no.mp4"
