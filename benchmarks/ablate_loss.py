@@ -66,7 +66,7 @@ READINGS = (
         name="attention 4 times, to the end",
         overrides=["objective.terms.attention.weight=0.2", "objective.terms.attention.decay=0"],
     ),
-    Variant(name="attention to what moves", overrides=["generator.tracks.still=0"]),
+    Variant(name="attention to what stays, too", overrides=["generator.tracks.still=1"]),
     Variant(name="attention of the cells", overrides=["generator.tracks.heads=0"]),
     Variant(name="style 10 times", overrides=["objective.terms.style.weight=1"]),
     Variant(name="style at all times", overrides=["generator.style.late=0"]),

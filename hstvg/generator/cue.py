@@ -59,7 +59,7 @@ class Amount(nn.Module):
         return F.linear(embed_time(amount, signal.shape[1]).to(signal.dtype), self.weight)
 
 
-class MovingNoise(Cue):
+class MovingNoiseCue(Cue):
     """How much of the noise moves, the alpha of the condition."""
 
     def __init__(self, width: int) -> None:

@@ -124,15 +124,8 @@ class Examples:
         trust = self.path.pyramid(confidence, scales)
         prefixes = self._prefixes(z, codec, draws, scales)
         levels, share = range(len(scales)), z.shape[2] / codec.schedule.size.t
-        told = tell(
-            batch.captions,
-            known,
-            text,
-            nothing,
-            draws,
-            dropout=self.text_dropout,
-            device=z.device,
-        )
+        dropout = self.text_dropout
+        told = tell(batch.captions, known, text, nothing, draws, dropout=dropout, device=z.device)
         alpha = self.noise.draw_alpha(draws) if self.noise else None
         flawed = None
         if self.refining is not None:

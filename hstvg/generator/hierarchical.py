@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hstvg.generator.context import Context, GivenCue, begun
-from hstvg.generator.cue import Cue, MovingNoise
+from hstvg.generator.cue import Cue, MovingNoiseCue
 from hstvg.generator.examples import Examples, GeneratorExample
 from hstvg.generator.generator import Remember, Sampling
 from hstvg.generator.guidance import guided
@@ -40,7 +40,7 @@ from hstvg.generator.tracks import (
 )
 from hstvg.nn.haar_bank import num_statistics
 from hstvg.paths.draws import Draws
-from hstvg.paths.motion_noise import MotionNoise
+from hstvg.paths.motion_noise import MotionNoise, MovingNoise
 from hstvg.paths.pyramid_flow import PyramidFlow
 from hstvg.scales import Ladder, Scale
 from hstvg.scene.text import TextEncoder
@@ -149,7 +149,7 @@ class HierarchicalGenerator(nn.Module):
         cues: dict[str, Cue] = {}
         with torch.random.fork_rng(devices=()):  # all else starts as it would without them
             if self.examples.noise:
-                cues["noise"] = MovingNoise(width)
+                cues["noise"] = MovingNoiseCue(width)
             if self.examples.prefixes:
                 cues["prefix"] = PrefixCue(channels, schedule.num_levels, width)
             if self.context_frames:
@@ -282,21 +282,12 @@ class HierarchicalGenerator(nn.Module):
             for level, scale in enumerate(self.levels)
         ]
         particles = None
-        if settings.motion_noise and self.examples.noise is not None:
-            # A caption does not say where things are. The motion that was generated does, and has
-            # the distribution of the motion that moved the noise in training.
-            # Of other draws: what moves the noise is not to have been made of it.
-            still, other = replace(settings, motion_noise=0.0), draws.within("still")
-            known = self.climb(condition, nothing, other, still, prefix, given).finest
-            motion = read_motion(known[:, self.latent_channels :])
-            alpha = motion.new_full((len(motion),), settings.motion_noise)
-            # The levels after take it up: what a jump adds is nothing that the coarsest grid sees.
-            overlap = 0.0 if self.remember else self.context_frames / self.latent_size.t
-            within, coarsest = draws.within("sample"), self.levels[0]
-            coloured = self.examples.noise.colour(
-                noises[first], coarsest, motion, alpha, within, after, overlap
+        if settings.motion_noise:
+            moving = self._moving(
+                noises[first], condition, nothing, draws, settings, prefix, given, after
             )
-            noises[first], particles = coloured.noise, coloured.particles
+            noises[first], particles = moving.noise, moving.particles
+            alpha = noises[first].new_full((len(condition.text),), settings.motion_noise)
             condition, nothing = replace(condition, alpha=alpha), replace(nothing, alpha=alpha)
         told = {"prefix": prefix, "given": self.examples.context.told(given, self.latent_size)}
         condition, nothing = replace(condition, **told), replace(nothing, **told)
@@ -312,6 +303,38 @@ class HierarchicalGenerator(nn.Module):
         *coarser, finest = sampled.levels
         finest = self._finish(begun(finest, given), given)
         return LatentPyramid(levels=(*coarser, finest), particles=particles)
+
+    def _moving(
+        self,
+        white: Float[Tensor, "B C _t _h _w"],
+        condition: Condition,
+        nothing: Condition,
+        draws: Draws,
+        settings: Sampling,
+        prefix: Prefix | None,
+        given: Float[Tensor, "B Cz r h w"] | None,
+        after: Particles | None,
+    ) -> MovingNoise:
+        """The noise of the level that is begun with; levels after it take it up, for what a jump
+        adds is nothing that the coarsest grid sees.
+
+        A caption does not say where things are. The motion of a first sample does, and has the
+        distribution of the motion that moved the noise in training. It is made of other draws: no
+        noise of training has made the motion that moves it.
+        """
+        assert self.examples.noise is not None, "_refuse lets nobody else by"
+        still, other = replace(settings, motion_noise=0.0), draws.within("still")
+        known = self.climb(condition, nothing, other, still, prefix, given).finest
+        motion = read_motion(known[:, self.latent_channels :])
+        return self.examples.noise.colour(
+            white,
+            self.levels[0],
+            motion,
+            motion.new_full((len(motion),), settings.motion_noise),
+            draws.within("sample"),
+            after,
+            overlap=0.0 if self.remember else self.context_frames / self.latent_size.t,
+        )
 
     def _unmove(self, x: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B C t h w"]:
         """x with its motion hidden."""

@@ -32,9 +32,10 @@ class Tracks:
     """Cells looked up per clip and level."""
     heads: int = 2
     """Of their own that are asked; 0 asks the trunk's cells themselves."""
-    still: float = 1.0
-    """What a cell counts whose content stays, beside 1 of one whose content goes a cell or more; 0
-    asks for what moves alone."""
+    still: float = 0.0
+    """What a cell counts whose content stays, beside 1 of one whose content goes a cell or more.
+    Most of a clip stays, and says nothing of how things move: rows that count alike taught less
+    (docs/ablation_loss.md)."""
 
     def __post_init__(self) -> None:
         wrong = {
@@ -88,7 +89,7 @@ def follow(
     size: Scale,
     seconds: float,
     draws: Draws,
-    still: float = 1.0,
+    still: float,
 ) -> Found:
     """Where the cells of a lookup went: of each, the content of one of its latent cells.
 

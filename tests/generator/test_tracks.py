@@ -26,11 +26,11 @@ def asked(frame, cell, later):
     )
 
 
-def where(motion, frame, cell, later, trust=None, **counts):
+def where(motion, frame, cell, later, trust=None, still=1.0):
     trust = torch.ones(1, 1, *SIZE) if trust is None else trust
     draws = Draws(0, [0], torch.device("cpu"))
     lookup = asked(frame, cell, later)
-    found = follow(motion, trust, lookup, Scale(*SIZE), seconds=1.0, draws=draws, **counts)
+    found = follow(motion, trust, lookup, Scale(*SIZE), seconds=1.0, draws=draws, still=still)
     return found.where[0, 0].reshape(SIZE[1:]), float(found.weight)
 
 
@@ -83,7 +83,7 @@ def coarsely(speed, count=64):
         later=torch.ones(1, count).long(),
     )
     draws = Draws(0, [0], torch.device("cpu"))
-    found = follow(motion, torch.ones(1, 1, 4, 4, 8), lookup, COARSE, 1.0, draws)
+    found = follow(motion, torch.ones(1, 1, 4, 4, 8), lookup, COARSE, 1.0, draws, still=1.0)
     assert torch.allclose(found.where.sum(-1), torch.ones(1, count))
     return found.where[0]
 
