@@ -41,8 +41,17 @@ def run(monkeypatch, capsys):
     return command
 
 
+@pytest.fixture
+def answers_to():
+    """Sets what this process answers to Ctrl-C; tests may be a background job, or not."""
+    before = signal.getsignal(signal.SIGINT)
+    yield lambda handler: signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("work", [press_ctrl_c, lambda: torch.tensor(Translated(press_ctrl_c))])
-def test_ctrl_c_says_how_to_go_on_wherever_it_comes(run, work):
+def test_ctrl_c_says_how_to_go_on_wherever_it_comes(run, answers_to, work):
+    answers_to(signal.default_int_handler)
     assert run(work) == (75, "error: interrupted; run the same command again to go on\n")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -52,10 +61,7 @@ def test_without_ctrl_c_the_error_of_compiled_code_is_shown(run):
         run(lambda: torch.tensor(Translated(fail)))
 
 
-def test_what_ignores_ctrl_c_goes_on_ignoring_it(run):
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        assert run(press_ctrl_c) == (0, "")
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
+def test_what_ignores_ctrl_c_goes_on_ignoring_it(run, answers_to):
+    answers_to(signal.SIG_IGN)
+    assert run(press_ctrl_c) == (0, "")
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
