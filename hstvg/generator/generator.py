@@ -7,6 +7,7 @@ from typing import Any, Protocol, get_args, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from hstvg.generator.ranges import check_ranges
 from hstvg.paths.draws import Draws
 from hstvg.paths.solver import Solver
 from hstvg.scales import Scale
@@ -64,8 +65,7 @@ class Sampling:
             "top_p": not 0 <= self.top_p <= 1,
             "motion_noise": not 0 <= self.motion_noise < 1,
         }
-        for name in (name for name, is_wrong in wrong.items() if is_wrong):
-            raise ValueError(f"{name}={getattr(self, name)} is out of its range")
+        check_ranges(self, wrong)
         if self.solver not in get_args(Solver):
             raise ValueError(f"solver={self.solver}: choose from {', '.join(get_args(Solver))}")
 

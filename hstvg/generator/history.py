@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hstvg.generator.context import spoil
 from hstvg.generator.cue import Amount, Cue
+from hstvg.generator.ranges import check_ranges
 from hstvg.paths.draws import Draws
 from hstvg.types import Condition, LatentBatch
 
@@ -53,8 +54,7 @@ class History:
     def __post_init__(self) -> None:
         wrong = {name: getattr(self, name) < 1 for name in ("blocks", "tail", "page", "window")}
         wrong["noise"] = not 0 <= self.noise <= 1
-        for name in (name for name, is_wrong in wrong.items() if is_wrong):
-            raise ValueError(f"history.{name}={getattr(self, name)} is out of its range")
+        check_ranges(self, wrong, group="history.")
 
     def check(self, length: int) -> None:
         """Raises ValueError where a block of `length` latent frames has no such tail."""

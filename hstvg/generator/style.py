@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hstvg.generator.cue import Cue
+from hstvg.generator.ranges import check_ranges
 from hstvg.nn.conv import zero_init
 from hstvg.nn.haar_bank import style_statistics
 from hstvg.paths.draws import Draws
@@ -42,8 +43,7 @@ class Styling:
             "dropout": not 0 <= self.dropout <= 1,
             "late": not 0 <= self.late < 1,
         }
-        for name in (name for name, is_wrong in wrong.items() if is_wrong):
-            raise ValueError(f"style.{name}={getattr(self, name)} is out of its range")
+        check_ranges(self, wrong, group="style.")
 
     def draw(self, batch: LatentBatch, draws: Draws) -> StyleReference | None:
         """The references of a batch without those that are dropped."""

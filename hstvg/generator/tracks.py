@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hstvg.generator.ranges import check_ranges
 from hstvg.nn.correspondence import Lookup
 from hstvg.paths.draws import Draws
 from hstvg.scales import Scale
@@ -43,8 +44,7 @@ class Tracks:
             "heads": self.heads < 0,
             "still": not 0 <= self.still <= 1,
         }
-        for name in (name for name, is_wrong in wrong.items() if is_wrong):
-            raise ValueError(f"tracks.{name}={getattr(self, name)} is out of its range")
+        check_ranges(self, wrong, group="tracks.")
 
     def seconds(self, frames: int, share: float = 1.0) -> float:
         """From one latent frame to the next.

@@ -6,8 +6,9 @@ and y_hat the clean latent that the velocity at tau points to:
     L = 1[tau >= late] mean (S(y_hat) - S(y))^2
 
 InfoNCE of the same statistics against other clips is left out: a clip would cost another sum in
-every other batch, and so on another number of workers. It would teach nothing new either. The truth
-looks as its reference does, and a frozen bank cannot collapse, which contrast is there to prevent.
+every other batch, and so on another number of workers. As benchmarks.contrast it hurt
+(docs/ablation_loss.md). The truth looks as its reference does, and a frozen bank cannot collapse,
+which contrast is there to prevent.
 """
 
 from jaxtyping import Float
